@@ -1,0 +1,1 @@
+"""Networks in LDM key layout, each with injectable layers (`operations`) and attention."""
