@@ -1,0 +1,219 @@
+"""The blocks that Stable Diffusion's UNet and its control networks share, under their LDM names.
+
+Shapes: images and features [B,C,H,W], tokens [B,N,C], timestep embedding [B,4*model_channels].
+Every block takes `operations`, the namespace its layers come from (torch.nn, or a host's own that casts and
+offloads), and an `attention` function.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Scaled dot-product attention of q [B,N,H*D] over k, v [B,M,H*D], by torch's fused kernel."""
+    q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=heads) for t in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
+
+
+@dataclass(frozen=True)
+class Build:
+    """What every layer is made with."""
+
+    operations: Any = nn
+    attention: Attention = sdpa
+    dtype: torch.dtype | None = None
+    device: torch.device | str | None = None
+
+    @property
+    def place(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "device": self.device}
+
+    def conv(self, cin: int, cout: int, kernel: int, stride: int = 1) -> nn.Module:
+        return self.operations.Conv2d(cin, cout, kernel, stride=stride, padding=kernel // 2, **self.place)
+
+    def linear(self, cin: int, cout: int, bias: bool = True) -> nn.Module:
+        return self.operations.Linear(cin, cout, bias=bias, **self.place)
+
+    def group_norm(self, channels: int, eps: float = 1e-5) -> nn.Module:
+        return self.operations.GroupNorm(32, channels, eps=eps, affine=True, **self.place)
+
+    def layer_norm(self, channels: int) -> nn.Module:
+        return self.operations.LayerNorm(channels, **self.place)
+
+
+def timestep_embedding(timesteps: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """Sinusoidal embedding [B,width] of timesteps [B] (0..999, fractions allowed): cosines, then sines.
+
+    Transformer position encoding (arXiv 1706.03762, section 3.5) as DDPM uses it; computed in fp32.
+    """
+    half = width // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) * (-math.log(10000.0) / half)
+    angles = timesteps.float()[:, None] * exponent.exp()[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)
+
+
+class ResBlock(nn.Module):
+    """Two normalised convolutions with the timestep added between them, plus the identity."""
+
+    def __init__(self, cin: int, cout: int, emb_width: int, build: Build):
+        super().__init__()
+        self.in_layers = nn.Sequential(build.group_norm(cin), nn.SiLU(), build.conv(cin, cout, 3))
+        self.emb_layers = nn.Sequential(nn.SiLU(), build.linear(emb_width, cout))
+        # Dropout keeps the LDM key numbers: the convolution is out_layers.3.
+        self.out_layers = nn.Sequential(
+            build.group_norm(cout), nn.SiLU(), nn.Dropout(0.0), build.conv(cout, cout, 3)
+        )
+        self.skip_connection = nn.Identity() if cin == cout else build.conv(cin, cout, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class CrossAttention(nn.Module):
+    """Attention of the tokens over a context, or over themselves where none is given."""
+
+    def __init__(self, channels: int, context_dim: int, heads: int, build: Build):
+        super().__init__()
+        self.heads, self.attention = heads, build.attention
+        self.to_q = build.linear(channels, channels, bias=False)
+        self.to_k = build.linear(context_dim, channels, bias=False)
+        self.to_v = build.linear(context_dim, channels, bias=False)
+        self.to_out = nn.Sequential(build.linear(channels, channels), nn.Dropout(0.0))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        context = x if context is None else context
+        return self.to_out(self.attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
+
+
+class GEGLU(nn.Module):
+    """Gated linear unit with a GELU gate (arXiv 2002.05202)."""
+
+    def __init__(self, cin: int, cout: int, build: Build):
+        super().__init__()
+        self.proj = build.linear(cin, 2 * cout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, channels: int, build: Build):
+        super().__init__()
+        inner = 4 * channels
+        self.net = nn.Sequential(GEGLU(channels, inner, build), nn.Dropout(0.0), build.linear(inner, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the text, and a feed-forward layer, each pre-normalised."""
+
+    def __init__(self, channels: int, context_dim: int, heads: int, build: Build):
+        super().__init__()
+        self.attn1 = CrossAttention(channels, channels, heads, build)
+        self.ff = FeedForward(channels, build)
+        self.attn2 = CrossAttention(channels, context_dim, heads, build)
+        self.norm1 = build.layer_norm(channels)
+        self.norm2 = build.layer_norm(channels)
+        self.norm3 = build.layer_norm(channels)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the positions of a feature map.
+
+    SD1.5 projects in and out with 1x1 convolutions, SD2.x and SDXL with linear layers (`use_linear`); the
+    arithmetic is the same, the shape of the weights is not.
+    """
+
+    def __init__(
+        self, channels: int, depth: int, context_dim: int, heads: int, use_linear: bool, build: Build
+    ):
+        super().__init__()
+        self.use_linear = use_linear
+        self.norm = build.group_norm(channels, eps=1e-6)
+        self.proj_in = build.linear(channels, channels) if use_linear else build.conv(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, context_dim, heads, build) for _ in range(depth)
+        )
+        self.proj_out = build.linear(channels, channels) if use_linear else build.conv(channels, channels, 1)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        height = x.shape[2]
+        h = self.norm(x)
+        if not self.use_linear:
+            h = self.proj_in(h)
+        h = rearrange(h, "b c h w -> b (h w) c").contiguous()
+        if self.use_linear:
+            h = self.proj_in(h)
+        for block in self.transformer_blocks:
+            h = block(h, context)
+        if self.use_linear:
+            h = self.proj_out(h)
+        h = rearrange(h, "b (h w) c -> b c h w", h=height).contiguous()
+        if not self.use_linear:
+            h = self.proj_out(h)
+        return h + x
+
+
+class Downsample(nn.Module):
+    """Half the sides, rounded up, by a strided convolution."""
+
+    def __init__(self, channels: int, build: Build):
+        super().__init__()
+        self.op = build.conv(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour enlargement to a given size (twice, or one less where a side was odd), then a
+    convolution."""
+
+    def __init__(self, channels: int, build: Build):
+        super().__init__()
+        self.conv = build.conv(channels, channels, 3)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+@dataclass
+class Inputs:
+    """What the blocks read beside the features: timestep embedding and text."""
+
+    emb: Tensor
+    context: Tensor
+    # Filled by the decoder only: the size that an Upsample must reach.
+    size: tuple[int, int] = field(default=(0, 0))
+
+
+def run_block(block: nn.ModuleList, h: Tensor, inputs: Inputs) -> Tensor:
+    """Run one LDM block, a list of layers that differ in what they read."""
+    for layer in block:
+        if isinstance(layer, ResBlock):
+            h = layer(h, inputs.emb)
+        elif isinstance(layer, SpatialTransformer):
+            h = layer(h, inputs.context)
+        elif isinstance(layer, Upsample):
+            h = layer(h, inputs.size)
+        else:
+            h = layer(h)
+    return h

@@ -1,0 +1,113 @@
+"""ControlNet (arXiv 2302.05543): a trainable copy of a UNet's encoder and middle, joined by zero convolutions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..control.residuals import Residuals
+from .blocks import Attention, Build, run_block, sdpa
+from .config import UNetConfig
+from .unet import Encoder, UNet
+
+HINT_WIDTHS = (16, 32, 96, 256)
+
+
+def zeroed(module: nn.Module) -> nn.Module:
+    """Set every weight and bias to zero: the join says nothing until it is trained (section 3.1)."""
+    for parameter in module.parameters():
+        if not parameter.is_meta:
+            nn.init.zeros_(parameter)
+    return module
+
+
+def hint_encoder(channels: int, widths: tuple[int, ...], out: int, build: Build) -> nn.Sequential:
+    """Convolutions that bring a hint [B,channels,8H,8W] to features [B,out,H,W]; only the last is zeroed.
+
+    `widths` are the channels at full, half, quarter and eighth size (the release: 16, 32, 96, 256).
+    """
+    layers = [build.conv(channels, widths[0], 3), nn.SiLU(), build.conv(widths[0], widths[0], 3), nn.SiLU()]
+    for i in range(1, len(widths)):
+        layers += [build.conv(widths[i - 1], widths[i], 3, stride=2), nn.SiLU()]
+        if i + 1 < len(widths):
+            layers += [build.conv(widths[i], widths[i], 3), nn.SiLU()]
+    return nn.Sequential(*layers, zeroed(build.conv(widths[-1], out, 3)))
+
+
+class ControlNet(Encoder):
+    """Reads x_t, the text and a hint; answers with residuals for the base UNet.
+
+    operations, attention, dtype, device: as for UNet. A fresh network says nothing: all its joins are zero.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        hint_channels: int = 3,
+        hint_widths: tuple[int, ...] = HINT_WIDTHS,
+        operations: Any = nn,
+        attention: Attention = sdpa,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        build = Build(operations, attention, dtype, device)
+        super().__init__(config, build)
+        self.hint_channels = hint_channels
+        self.hint_widths = hint_widths
+        self.input_hint_block = hint_encoder(hint_channels, hint_widths, config.model_channels, build)
+        *downs, mid = config.residual_channels
+        self.zero_convs = nn.ModuleList(nn.ModuleList([zeroed(build.conv(c, c, 1))]) for c in downs)
+        self.middle_block_out = nn.ModuleList([zeroed(build.conv(mid, mid, 1))])
+
+    @classmethod
+    def from_unet(
+        cls, unet: UNet, hint_channels: int = 3, hint_widths: tuple[int, ...] = HINT_WIDTHS
+    ) -> "ControlNet":
+        """A new control network with a copy of this UNet's encoder and middle.
+
+        The weights are cloned, never shared: training the copy cannot reach the base. Hint channels: 3 for RGB
+        hints. The controlled output equals the base's bit for bit until the first optimizer step.
+        """
+        first = next(unet.parameters())
+        build = unet.build
+        net = cls(
+            unet.config,
+            hint_channels,
+            hint_widths,
+            build.operations,
+            build.attention,
+            first.dtype,
+            first.device,
+        )
+        base = unet.state_dict()
+        with torch.no_grad():
+            for name, parameter in net.named_parameters():
+                if name in base:
+                    parameter.copy_(base[name])
+        return net
+
+    def encode_hint(self, hint: Tensor) -> Tensor:
+        """Features [B,model_channels,H,W] of a hint [B,hint_channels,8H,8W] in 0..1.
+
+        They depend on nothing else: compute them once, and use them at every step.
+        """
+        return self.input_hint_block(hint)
+
+    def forward(
+        self,
+        x: Tensor,
+        hint_features: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None = None,
+    ) -> Residuals:
+        """Residuals for a UNet of the same configuration; arguments as in UNet.forward and encode_hint."""
+        inputs = self.embed(x, timesteps, context, y)
+        h, down = x, []
+        for i, (block, zero_conv) in enumerate(zip(self.input_blocks, self.zero_convs, strict=True)):
+            h = run_block(block, h, inputs)
+            if i == 0:
+                h = h + hint_features
+            down.append(zero_conv[0](h))
+        h = run_block(self.middle_block, h, inputs)
+        return Residuals(down, self.middle_block_out[0](h))

@@ -1,0 +1,149 @@
+"""Stable Diffusion's UNet (SD1.5, SD2.x, SDXL, and any width of theirs), with LDM key names."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..control.residuals import Residuals
+from .blocks import (
+    Attention,
+    Build,
+    Downsample,
+    Inputs,
+    ResBlock,
+    SpatialTransformer,
+    Upsample,
+    run_block,
+    sdpa,
+    timestep_embedding,
+)
+from .config import UNetConfig
+
+
+class Encoder(nn.Module):
+    """Timestep embedding, input blocks and middle block: what the UNet and its control networks share."""
+
+    def __init__(self, config: UNetConfig, build: Build):
+        super().__init__()
+        self.config = config
+        width, emb_width = config.model_channels, config.time_embed_dim
+        self.time_embed = nn.Sequential(
+            build.linear(width, emb_width), nn.SiLU(), build.linear(emb_width, emb_width)
+        )
+        if config.adm_in_channels is not None:
+            self.label_emb = nn.Sequential(
+                nn.Sequential(
+                    build.linear(config.adm_in_channels, emb_width),
+                    nn.SiLU(),
+                    build.linear(emb_width, emb_width),
+                )
+            )
+        blocks = [nn.ModuleList([build.conv(config.in_channels, width, 3)])]
+        channels = width
+        for level, (mult, count) in enumerate(zip(config.channel_mult, config.num_res_blocks, strict=True)):
+            for _ in range(count):
+                blocks.append(self.stage(channels, mult * width, config.transformer_depth[level], build))
+                channels = mult * width
+            if level + 1 < len(config.channel_mult):
+                blocks.append(nn.ModuleList([Downsample(channels, build)]))
+        self.input_blocks = nn.ModuleList(blocks)
+        self.middle_block = nn.ModuleList(
+            [
+                *self.stage(channels, channels, config.transformer_depth_middle, build),
+                ResBlock(channels, channels, emb_width, build),
+            ]
+        )
+
+    def stage(self, cin: int, cout: int, depth: int, build: Build) -> nn.ModuleList:
+        """A residual block, followed by a transformer where the level has one."""
+        config = self.config
+        layers: list[nn.Module] = [ResBlock(cin, cout, config.time_embed_dim, build)]
+        if depth > 0:
+            layers.append(
+                SpatialTransformer(
+                    cout,
+                    depth,
+                    config.context_dim,
+                    config.heads(cout),
+                    config.use_linear_in_transformer,
+                    build,
+                )
+            )
+        return nn.ModuleList(layers)
+
+    def embed(self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None) -> Inputs:
+        """Timestep (and vector condition `y`) as one embedding [B,4*model_channels], beside the text."""
+        emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels, x.dtype))
+        if self.config.adm_in_channels is not None:
+            if y is None or y.shape[-1] != self.config.adm_in_channels:
+                found = "none" if y is None else f"one of width {y.shape[-1]}"
+                raise ValueError(
+                    f"this network needs a vector condition y of width {self.config.adm_in_channels}, got {found}"
+                )
+            emb = emb + self.label_emb(y.to(x.dtype))
+        return Inputs(emb, context)
+
+
+class UNet(Encoder):
+    """The denoiser.
+
+    operations: namespace of the layers (torch.nn, or a host's); attention: (q, k, v [B,N,C], heads) -> [B,N,C].
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        operations: Any = nn,
+        attention: Attention = sdpa,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        build = Build(operations, attention, dtype, device)
+        super().__init__(config, build)
+        self.build = build
+        skips = config.residual_channels[:-1]
+        channels = config.residual_channels[-1]
+        blocks = []
+        for level in reversed(range(len(config.channel_mult))):
+            for i in range(config.num_res_blocks[level] + 1):
+                cout = config.channel_mult[level] * config.model_channels
+                block = self.stage(channels + skips.pop(), cout, config.transformer_depth[level], build)
+                if level > 0 and i == config.num_res_blocks[level]:
+                    block.append(Upsample(cout, build))
+                blocks.append(block)
+                channels = cout
+        self.output_blocks = nn.ModuleList(blocks)
+        self.out = nn.Sequential(
+            build.group_norm(channels), nn.SiLU(), build.conv(channels, config.out_channels, 3)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None = None,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
+        """Predict [B,out_channels,H,W] from a scaled noisy latent.
+
+        x: [B,in_channels,H,W]; timesteps: [B], 0..999; context: [B,N,context_dim]; y: [B,adm_in_channels] where
+        the configuration has it; residuals: added to the skips and the middle, out of place, so neither the
+        frozen encoder's activations nor the residuals are changed, and a frozen encoder builds no graph.
+        """
+        inputs = self.embed(x, timesteps, context, y)
+        skips, h = [], x
+        for block in self.input_blocks:
+            h = run_block(block, h, inputs)
+            skips.append(h)
+        h = run_block(self.middle_block, h, inputs)
+        if residuals is not None:
+            h = h + residuals.mid
+            skips = [skip + down for skip, down in zip(skips, residuals.down, strict=True)]
+        for block in self.output_blocks:
+            h = torch.cat([h, skips.pop()], dim=1)
+            if skips:
+                inputs.size = (skips[-1].shape[2], skips[-1].shape[3])
+            h = run_block(block, h, inputs)
+        return self.out(h)
