@@ -1,0 +1,373 @@
+"""Synthetic scenes: dancers and solids on a misty plain, with their pose, depth and edge hints.
+
+The mist is what makes the pictures measurable. Every pixel is
+
+    t * albedo * shade + (1 - t) * HAZE,    t = exp(-DENSITY * (distance - 1))
+
+and every albedo has one channel at zero, so the least channel of a pixel, relative to HAZE, is 1 - t:
+the dark channel of He, Sun and Tang (2009). Depth can thus be read out of any picture without a learned judge.
+
+The camera looks level from height 1 - horizon, so that ground at the bottom edge has distance 1; a thing of
+world size s at distance d appears s / d picture heights large. Layout and colours come from separate seeds.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from demo import skeleton as sk
+
+HAZE = np.array([0.92, 0.95, 0.985], np.float32)
+DENSITY = 0.30
+LIGHT = (-0.55, -0.62, 0.56)  # from the upper left, in front; z points at the camera
+PALETTE: dict[str, tuple[float, float, float]] = {
+    "red": (0.90, 0.07, 0.0),
+    "orange": (1.0, 0.45, 0.0),
+    "yellow": (0.98, 0.82, 0.0),
+    "green": (0.10, 0.68, 0.0),
+    "teal": (0.0, 0.66, 0.58),
+    "blue": (0.0, 0.24, 0.92),
+    "purple": (0.40, 0.0, 0.80),
+    "magenta": (0.93, 0.0, 0.56),
+}
+VOCABULARY = [
+    *PALETTE, "a", "and", "dancer", "ground", "in", "mist", "misty", "on", "over", "picture", "the", "things",
+    "with",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture and everything known about it. H = W = size."""
+
+    image: np.ndarray  # uint8 [H, W, 3], RGB
+    pose: np.ndarray  # uint8 [H, W, 3], OpenPose BODY_18 skeleton on black
+    depth: np.ndarray  # float32 [H, W], 1 near, 0 infinitely far: the transmission t of the mist
+    edges: np.ndarray  # uint8 [H, W], 0 or 255: Canny 100/200 of the image
+    keypoints: np.ndarray  # float32 [P, 18, 3], pixels x, y and confidence (always 1)
+    figure_mask: np.ndarray  # bool [H, W], where a figure is
+    caption: str
+    figure_colour: tuple[float, float, float]  # RGB albedo of the figures
+
+
+@functools.lru_cache(maxsize=4)
+def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel centres (x, y) in picture heights, float32 [size, size] each."""
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size
+    return np.meshgrid(axis, axis)
+
+
+class _Canvas:
+    """The picture being painted from far to near, with its transmission."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.x, self.y = _grid(size)
+        self.image = np.empty((3, size, size), np.float32)  # planar: several times faster to paint on
+        self.image[:] = HAZE[:, None, None]
+        self.depth = np.zeros((size, size), np.float32)
+
+    def window(self, left: float, top: float, right: float, bottom: float) -> tuple[slice, slice]:
+        """The pixels around a box given in picture heights, with a margin of 2 px."""
+        low = [max(0, min(self.size, int(np.floor(v * self.size)) - 2)) for v in (top, left)]
+        high = [max(0, min(self.size, int(np.ceil(v * self.size)) + 2)) for v in (bottom, right)]
+        return slice(low[0], high[0]), slice(low[1], high[1])
+
+    def paint(self, where: tuple[slice, slice], cover: np.ndarray, shade: np.ndarray | float,
+              distance: np.ndarray | float, albedo: Sequence[float]) -> None:  # fmt: skip
+        """Lay a shaded surface over the window; all arrays have the window's shape."""
+        t = np.minimum(np.exp(-DENSITY * (np.asarray(distance, np.float32) - 1)), np.float32(1))
+        keep, glow, haze = 1 - cover, cover * t * shade, cover * (1 - t)
+        for plane, own, far in zip(self.image, albedo, HAZE.tolist()):
+            plane[where] = plane[where] * keep + glow * own + haze * far
+        self.depth[where] = self.depth[where] * keep + cover * t
+
+    def darken_ground(self, x: float, y: float, radius: float, strength: float, albedo_of: np.ndarray) -> None:
+        """A soft contact shadow: multiply the ground's shade inside a flat ellipse (`albedo_of` holds shades)."""
+        where = self.window(x - 2.4 * radius, y - 0.8 * radius, x + 2.4 * radius, y + 0.8 * radius)
+        square = ((self.x[where] - x) / radius) ** 2 + ((self.y[where] - y) / (0.3 * radius)) ** 2
+        albedo_of[where] *= 1 - strength * np.exp(-square)
+
+
+def _lambert(nx: np.ndarray, ny: np.ndarray | float, nz: np.ndarray | float) -> np.ndarray:
+    return 0.38 + 0.62 * np.maximum(nx * LIGHT[0] + ny * LIGHT[1] + nz * LIGHT[2], 0)
+
+
+@dataclass(frozen=True)
+class _Camera:
+    horizon: float  # height of the horizon at the middle column, 0 top, 1 bottom
+    slope: float  # of the horizon, downwards to the right
+
+    def level(self, x):  # a float or an array of columns
+        return self.horizon + self.slope * (x - 0.5)
+
+    def foot(self, x: float, distance: float) -> float:
+        """Where ground at this column and distance appears."""
+        return self.level(x) + (1 - self.horizon) / distance
+
+
+def _polygon(canvas: _Canvas, where: tuple[slice, slice], points: np.ndarray) -> np.ndarray:
+    """Anti-aliased coverage of a convex polygon given in picture heights [n, 2]."""
+    mask = np.zeros((where[0].stop - where[0].start, where[1].stop - where[1].start), np.uint8)
+    if mask.size:
+        local = points * canvas.size - 0.5 - np.array([where[1].start, where[0].start])
+        cv2.fillConvexPoly(mask, np.round(local * 16).astype(np.int32), 255, cv2.LINE_AA, 4)
+    return mask.astype(np.float32) / 255
+
+
+def _sphere(canvas, camera, x, base, radius, distance, albedo, rng) -> None:
+    where = canvas.window(x - radius, base - 2 * radius, x + radius, base)
+    nx, ny = (canvas.x[where] - x) / radius, (canvas.y[where] - (base - radius)) / radius
+    square = nx * nx + ny * ny
+    cover = np.clip((1 - np.sqrt(square)) * radius * canvas.size + 0.5, 0, 1)
+    nz = np.sqrt(np.maximum(1 - square, 0))
+    canvas.paint(where, cover, _lambert(nx, ny, nz), distance - 0.5 * radius * distance * nz, albedo)
+
+
+def _round(canvas, camera, x, base, radius, distance, albedo, rng, top: float) -> None:
+    """A cylinder (top = 1) or a cone (top = 0): width at the tip relative to the base."""
+    height = radius * rng.uniform(1.5, 2.7)
+    flat = min(max((base - camera.level(x)) * 0.45, 0.06), 0.4) * radius  # the base ellipse's half height
+    where = canvas.window(x - radius, base - height - radius, x + radius, base + flat)
+    u = np.clip((base - canvas.y[where]) / height, 0, 1)
+    half = radius * (1 + (top - 1) * u)
+    offset = (canvas.x[where] - x) / np.maximum(half, 1e-4)
+    drop = np.sqrt(np.maximum(1 - ((canvas.x[where] - x) / radius) ** 2, 0))
+    inside = np.minimum((half - np.abs(canvas.x[where] - x)), base + flat * drop - canvas.y[where])
+    cover = np.clip(np.minimum(inside, canvas.y[where] - (base - height)) * canvas.size + 0.5, 0, 1)
+    nx = np.clip(offset, -1, 1)
+    nz = np.sqrt(1 - nx * nx)
+    lean = 0.35 * (1 - top)
+    shade = _lambert(nx * (1 - lean), -lean, nz * (1 - lean))
+    canvas.paint(where, cover, shade, distance - 0.5 * radius * distance * nz, albedo)
+    if top:
+        seen = (base - height - camera.level(x)) * 0.45  # the lid is seen only from above
+        lid = max(seen, 0.0) * radius
+        if lid * canvas.size > 0.5:
+            ellipse = np.sqrt(((canvas.x[where] - x) / radius) ** 2 + ((canvas.y[where] - base + height) / lid) ** 2)
+            cover = np.clip((1 - ellipse) * lid * canvas.size + 0.5, 0, 1)
+            canvas.paint(where, cover, 1.0, distance, albedo)
+
+
+def _box(canvas, camera, x, base, radius, distance, albedo, rng) -> None:
+    """A box turned about the vertical, its corners put through the camera; the three faces that may show."""
+    turn = rng.uniform(0.2, np.pi / 2 - 0.2)
+    size, height = radius * distance * rng.uniform(0.85, 1.1), radius * distance * rng.uniform(1.1, 2.6)
+    angles = turn + np.arange(4) * np.pi / 2
+    depth = distance + size * (np.sin(angles) + 1)  # the nearest corner may not stand before `distance`
+    world_x = (x - 0.5) * (distance + size) + size * np.cos(angles)
+    across = 0.5 + world_x / depth
+    eye = 1 - camera.horizon
+    level = camera.level(x)
+    low = np.stack([across, level + eye / depth], 1)
+    high = np.stack([across, level + (eye - height) / depth], 1)
+    corners = np.concatenate([low, high])
+    where = canvas.window(*corners.min(0), *corners.max(0))
+    if height < eye:
+        canvas.paint(where, _polygon(canvas, where, high), 1.0, float(depth.mean()), albedo)
+    for i in range(4):
+        j = (i + 1) % 4
+        if across[i] >= across[j]:  # corners run from right to left on the far side
+            continue
+        normal = np.array([np.cos(angles[i] + np.pi / 4), 0.0, -np.sin(angles[i] + np.pi / 4)])
+        face = _polygon(canvas, where, np.stack([low[i], low[j], high[j], high[i]]))
+        share = np.clip((canvas.x[where] - across[i]) / (across[j] - across[i]), 0, 1)
+        canvas.paint(where, face, float(_lambert(*normal)), depth[i] + share * (depth[j] - depth[i]), albedo)
+
+
+def _cylinder(*args) -> None:
+    _round(*args, top=1.0)
+
+
+def _cone(*args) -> None:
+    _round(*args, top=0.0)
+
+
+_SOLIDS = (_sphere, _box, _cone, _cylinder)
+
+
+def _ridge(canvas: _Canvas, camera: _Camera, rng: np.random.Generator, distance: float, albedo) -> None:
+    """A line of hills that stands on the plain at `distance`."""
+    x = canvas.x[0]
+    tall = rng.uniform(0.1, 0.42) * (0.35 + camera.horizon)
+    wave = np.zeros_like(x)
+    for n in (1, 2, 3.3, 5.1):
+        wave += rng.uniform(0.3, 1) / n * np.sin(2 * np.pi * (n * 0.55 * x + rng.random()))
+    crest = camera.level(x) - tall * (0.55 + 0.42 * wave)
+    foot = camera.foot(x, distance)
+    where = canvas.window(0, float(crest.min()), 1, float(foot.max()))
+    y = canvas.y[where]
+    cover = np.clip(np.minimum(y - crest, foot - y) * canvas.size + 0.5, 0, 1)
+    # The side of a hill that faces the light is brighter.
+    shade = np.clip(0.8 - 0.5 * np.gradient(crest, 1 / canvas.size), 0.5, 1.0).astype(np.float32)
+    canvas.paint(where, cover, shade, distance, albedo)
+
+
+def _place_figures(rng: np.random.Generator, camera: _Camera) -> list[tuple[np.ndarray, float, float]]:
+    """One figure, or two beside each other: (joints [18, 2] in picture heights, scale, distance) each."""
+    slots = [(0.02, 0.98)] if rng.random() < 0.8 else [(0.015, 0.49), (0.51, 0.985)]
+    figures = []
+    for left, right in slots:
+        distance = rng.uniform(1.03, 1.4)
+        for attempt in range(24):
+            pose = sk.random_pose(rng, calm=attempt >= 20)
+            scale = rng.uniform(0.58, 0.9) if len(slots) == 1 else rng.uniform(0.55, 0.66)
+            edge = sk.LIMB_RADIUS * scale * 1.1
+            low, high = pose.min(0) * scale - edge, pose.max(0) * scale + edge
+            low[1] = min(low[1], (pose[sk.NOSE, 1] - sk.HEAD_RADIUS) * scale)
+            room = right - left - (high[0] - low[0])
+            x = left - low[0] + rng.random() * max(room, 0)
+            foot = camera.foot(x, distance)
+            y = min(foot, 0.975) - high[1]
+            if room >= 0 and y + low[1] >= 0.02:
+                break
+        else:  # unreachable in practice: a calm figure is narrow; keep it inside the picture all the same
+            y = 0.02 - low[1]
+        figures.append((pose * scale + np.array([x, y]), scale, distance))
+    return figures
+
+
+def _capsules(p: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, float, float, float]]:
+    """The figure's body as tapered capsules (start, end, radius at each, height of the axis), radii in scales."""
+    r = sk.LIMB_RADIUS
+    chest = p[sk.NECK] + 0.28 * ((p[sk.R_HIP] + p[sk.L_HIP]) / 2 - p[sk.NECK])
+    pelvis = (p[sk.R_HIP] + p[sk.L_HIP]) / 2
+    parts = [
+        (chest, pelvis, 0.082, 0.068, 0.0),
+        (p[sk.R_SHOULDER], p[sk.L_SHOULDER], 0.05, 0.05, 0.0),
+        (p[sk.R_HIP], p[sk.L_HIP], 0.06, 0.06, 0.0),
+        (p[sk.NECK], p[sk.NOSE], 0.038, 0.038, 0.0),
+        (p[sk.NOSE], p[sk.NOSE], sk.HEAD_RADIUS, sk.HEAD_RADIUS, 0.03),
+    ]
+    for shoulder, hip, lift in ((sk.R_SHOULDER, sk.R_HIP, 0.05), (sk.L_SHOULDER, sk.L_HIP, 0.07)):
+        parts += [
+            (p[shoulder], p[shoulder + 1], r * 1.04, r * 0.98, lift),
+            (p[shoulder + 1], p[shoulder + 2], r * 0.98, r * 0.98, lift),
+            (p[hip], p[hip + 1], r * 1.3, r * 1.06, lift - 0.03),
+            (p[hip + 1], p[hip + 2], r * 1.06, r, lift - 0.03),
+        ]
+    return parts
+
+
+def _paint_figure(canvas: _Canvas, joints: np.ndarray, scale: float, distance: float, albedo, mask) -> None:
+    """Paint one figure, joints [18, 2] in picture heights, and mark it in the mask (bool [H, W])."""
+    margin = sk.HEAD_RADIUS * scale
+    where = canvas.window(*(joints.min(0) - margin), *(joints.max(0) + margin))
+    shape = canvas.x[where].shape
+    cover, shade = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    relief = np.full(shape, -1, np.float32)  # how far the surface stands out towards the camera
+    top, left = where[0].start, where[1].start
+    for start, end, r0, r1, lift in _capsules(joints):
+        r0, r1, lift = r0 * scale, r1 * scale, lift * scale
+        reach = max(r0, r1)
+        part = canvas.window(*(np.minimum(start, end) - reach), *(np.maximum(start, end) + reach))
+        local = tuple(
+            slice(max(s.start - o, 0), max(min(s.stop - o, n), 0)) for s, o, n in zip(part, (top, left), shape)
+        )
+        px, py = canvas.x[where][local], canvas.y[where][local]
+        (x0, y0), (ax, ay) = start.tolist(), (end - start).tolist()
+        dx, dy = px - x0, py - y0
+        along = np.clip((dx * ax + dy * ay) / max(ax * ax + ay * ay, 1e-9), 0, 1)
+        radius = r0 + (r1 - r0) * along
+        nx, ny = (dx - along * ax) / radius, (dy - along * ay) / radius
+        length = np.sqrt(nx * nx + ny * ny)
+        alpha = np.clip((1 - length) * radius * canvas.size + 0.5, 0, 1)
+        nz = np.sqrt(np.maximum(1 - length * length, 0))
+        height = np.where(alpha > 0, lift + radius * nz, -1)
+        front = height > relief[local]
+        relief[local] = np.where(front, height, relief[local])
+        shade[local] = np.where(front, _lambert(nx, ny, nz), shade[local])
+        np.maximum(cover[local], alpha, out=cover[local])
+    soft = cv2.GaussianBlur(np.where(cover > 0, shade, 0), (0, 0), 0.8)
+    weight = cv2.GaussianBlur((cover > 0).astype(np.float32), (0, 0), 0.8)
+    shade = soft / np.maximum(weight, 1e-3)
+    canvas.paint(where, cover, shade, distance - np.maximum(relief, 0), albedo)
+    mask[where] |= cover > 0.5
+
+
+def _caption(rng: np.random.Generator, figure: str, ground: str, things: Sequence[str]) -> str:
+    """Colours only. "A dancer" says nothing of how many there are, nor the order of the colours of places."""
+    ordered = [name for name in PALETTE if name in things]
+    listed = " and ".join(ordered)
+    return (
+        f"a {figure} dancer, {listed} things, {ground} ground, mist",
+        f"a {figure} dancer on {ground} ground with {listed} things in mist",
+        f"a misty picture, {figure} dancer, {ground} ground, {listed} things",
+    )[rng.integers(3)]
+
+
+def draw_scene(seed: int, size: int = 192, colours_from: int | None = None) -> Scene:
+    """Draw the scene of a seed.
+
+    seed: any non-negative integer; the same seed always gives the same scene.
+    size: height and width in pixels, at least 64.
+    colours_from: take the colours and so the caption from this seed instead, and the layout from `seed`.
+    """
+    rng = np.random.default_rng([seed, 0])
+    paint = np.random.default_rng([seed if colours_from is None else colours_from, 1])
+    names = [list(PALETTE)[i] for i in paint.permutation(len(PALETTE))]
+    things = names[2 : 3 + paint.integers(3)]
+    caption = _caption(paint, names[0], names[1], things)
+    figure_colour, ground_colour = PALETTE[names[0]], PALETTE[names[1]]
+
+    canvas = _Canvas(size)
+    camera = _Camera(rng.uniform(0.2, 0.75), rng.uniform(-0.12, 0.12))
+    everywhere = (slice(None), slice(None))
+    below = canvas.y - camera.level(canvas.x)
+    distance = (1 - camera.horizon) / np.maximum(below, 1e-3)
+    shades = 0.92 - 0.12 * np.abs(canvas.x - 0.35)
+
+    figures = _place_figures(rng, camera)
+    nearest = max(d for _, _, d in figures) + 0.35
+    slots = rng.permutation(3)[: len(things)]
+    solids = []
+    for slot, name in zip(slots, things):
+        far = nearest + 2.6 * rng.random() ** 1.3
+        x = (slot + rng.uniform(0.15, 0.85)) / 3
+        solids.append((far, x, rng.uniform(0.24, 0.55) / far, name, int(rng.integers(4))))
+    solids.sort(key=lambda s: -s[0])
+
+    for far, x, radius, _, _ in solids:
+        canvas.darken_ground(x + 0.3 * radius, camera.foot(x, far), 1.25 * radius, 0.55, shades)
+    for joints, scale, near in figures:
+        x = float(joints[[sk.R_ANKLE, sk.L_ANKLE], 0].mean())
+        y = float(joints[:, 1].max() + sk.LIMB_RADIUS * scale)
+        canvas.darken_ground(x + 0.05 * scale, y, 0.26 * scale, 0.5, shades)
+    canvas.paint(everywhere, np.clip(below * size + 0.5, 0, 1), shades, distance, ground_colour)
+    for far in sorted(rng.uniform(4.5, 11, rng.integers(0, 4)), reverse=True):
+        _ridge(canvas, camera, rng, float(far), ground_colour)
+    for far, x, radius, name, kind in solids:
+        _SOLIDS[kind](canvas, camera, x, camera.foot(x, far), radius, far, PALETTE[name], rng)
+    mask = np.zeros((size, size), bool)
+    for joints, scale, near in figures:
+        _paint_figure(canvas, joints, scale, near, figure_colour, mask)
+
+    image = np.ascontiguousarray(np.round(canvas.image.transpose(1, 2, 0) * 255).astype(np.uint8))
+    points = np.stack([joints for joints, _, _ in figures]) * size - 0.5
+    keypoints = np.concatenate([points, np.ones((len(points), 18, 1))], 2).astype(np.float32)
+    return Scene(
+        image=image,
+        pose=sk.draw_skeleton(keypoints, size, size),
+        depth=canvas.depth,
+        edges=cv2.Canny(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), 100, 200),
+        keypoints=keypoints,
+        figure_mask=mask,
+        caption=caption,
+        figure_colour=figure_colour,
+    )
+
+
+def scene_batch(seeds: Sequence[int], size: int = 192) -> dict[str, np.ndarray | list[str]]:
+    """Scenes stacked: image, pose uint8 [N, H, W, 3]; depth float32, edges uint8, figure_mask bool [N, H, W];
+    figure_colour float32 [N, 3]; caption, a list of N strings."""
+    scenes = [draw_scene(int(seed), size) for seed in seeds]
+    names = ("image", "pose", "depth", "edges", "figure_mask")
+    batch: dict[str, np.ndarray | list[str]] = {n: np.stack([getattr(s, n) for s in scenes]) for n in names}
+    batch["figure_colour"] = np.array([s.figure_colour for s in scenes], np.float32)
+    batch["caption"] = [s.caption for s in scenes]
+    return batch
