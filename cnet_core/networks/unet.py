@@ -48,29 +48,29 @@ class Encoder(nn.Module):
             if level + 1 < len(config.channel_mult):
                 blocks.append(nn.ModuleList([Downsample(channels, build)]))
         self.input_blocks = nn.ModuleList(blocks)
-        self.middle_block = nn.ModuleList(
-            [
-                *self.stage(channels, channels, config.transformer_depth_middle, build),
-                ResBlock(channels, channels, emb_width, build),
-            ]
-        )
+        self.middle_block = nn.ModuleList([ResBlock(channels, channels, emb_width, build)])
+        # Depth 0 is a transformer of projections only, as the small SDXL ControlNets have in the middle.
+        if config.transformer_depth_middle >= 0:
+            self.middle_block.append(self.transformer(channels, config.transformer_depth_middle, build))
+        self.middle_block.append(ResBlock(channels, channels, emb_width, build))
 
     def stage(self, cin: int, cout: int, depth: int, build: Build) -> nn.ModuleList:
         """A residual block, followed by a transformer where the level has one."""
-        config = self.config
-        layers: list[nn.Module] = [ResBlock(cin, cout, config.time_embed_dim, build)]
+        layers: list[nn.Module] = [ResBlock(cin, cout, self.config.time_embed_dim, build)]
         if depth > 0:
-            layers.append(
-                SpatialTransformer(
-                    cout,
-                    depth,
-                    config.context_dim,
-                    config.heads(cout),
-                    config.use_linear_in_transformer,
-                    build,
-                )
-            )
+            layers.append(self.transformer(cout, depth, build))
         return nn.ModuleList(layers)
+
+    def transformer(self, channels: int, depth: int, build: Build) -> SpatialTransformer:
+        config = self.config
+        return SpatialTransformer(
+            channels,
+            depth,
+            config.context_dim,
+            config.heads(channels),
+            config.use_linear_in_transformer,
+            build,
+        )
 
     def embed(self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None) -> Inputs:
         """Timestep (and vector condition `y`) as one embedding [B,4*model_channels], beside the text."""
@@ -99,7 +99,7 @@ class UNet(Encoder):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
-        build = Build(operations, attention, dtype, device)
+        build = Build(operations, attention, dtype, device, config.norm_groups)
         super().__init__(config, build)
         self.build = build
         skips = config.residual_channels[:-1]
