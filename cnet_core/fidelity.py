@@ -56,7 +56,7 @@ def transmission(image: Any, haze: Colour = WHITE) -> np.ndarray:
 
 
 def figure_pixels(
-    image: Any, colour: Colour, others: Sequence[Colour] = (), haze: Colour = WHITE, saturation: float = 0.25
+    image: Any, colour: Colour, others: Sequence[Colour] = (), haze: Colour = WHITE, saturation: float = 0.18
 ) -> np.ndarray:
     """The pixels of one surface colour seen through haze, bool [H, W].
 

@@ -112,12 +112,13 @@ class _Camera:
 
 
 def _polygon(canvas: _Canvas, where: tuple[slice, slice], points: np.ndarray) -> np.ndarray:
-    """Anti-aliased coverage of a convex polygon given in picture heights [n, 2]."""
-    mask = np.zeros((where[0].stop - where[0].start, where[1].stop - where[1].start), np.uint8)
-    if mask.size:
-        local = points * canvas.size - 0.5 - np.array([where[1].start, where[0].start])
-        cv2.fillConvexPoly(mask, np.round(local * 16).astype(np.int32), 255, cv2.LINE_AA, 4)
-    return mask.astype(np.float32) / 255
+    """Anti-aliased coverage of a convex polygon given in picture heights [n, 2], corners clockwise."""
+    x, y = canvas.x[where], canvas.y[where]
+    inside = np.full(x.shape, np.inf, np.float32)
+    for (ax, ay), (bx, by) in zip(points.tolist(), np.roll(points, -1, axis=0).tolist()):
+        length = max(np.hypot(bx - ax, by - ay), 1e-6)
+        inside = np.minimum(inside, ((y - ay) * (bx - ax) - (x - ax) * (by - ay)) / float(length))
+    return np.clip(inside * canvas.size + 0.5, 0, 1)
 
 
 def _sphere(canvas, camera, x, base, radius, distance, albedo, rng) -> None:
@@ -175,7 +176,7 @@ def _box(canvas, camera, x, base, radius, distance, albedo, rng) -> None:
         if across[i] >= across[j]:  # corners run from right to left on the far side
             continue
         normal = np.array([np.cos(angles[i] + np.pi / 4), 0.0, -np.sin(angles[i] + np.pi / 4)])
-        face = _polygon(canvas, where, np.stack([low[i], low[j], high[j], high[i]]))
+        face = _polygon(canvas, where, np.stack([high[i], high[j], low[j], low[i]]))
         share = np.clip((canvas.x[where] - across[i]) / (across[j] - across[i]), 0, 1)
         canvas.paint(where, face, float(_lambert(*normal)), depth[i] + share * (depth[j] - depth[i]), albedo)
 
