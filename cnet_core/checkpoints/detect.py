@@ -1,0 +1,322 @@
+"""Tell what a checkpoint is by its keys: an ordered table of families, the first match counts.
+
+A new family is one entry here, with an `open` function in a file of its own. Entries go from the special to
+the general: a Control-LoRA also looks like a ControlNet, a full checkpoint also holds a UNet.
+"""
+
+from collections.abc import Sequence
+
+from ..errors import CheckpointError
+from .diffusers_controlnet import open_diffusers
+from .family import Family, both, contains_any, either, has_all, has_any, starts_any
+from .ldm_controlnet import open_ldm
+from .read import StateFile
+
+_HOST_LOADER = "Load it with ComfyUI's own Load ControlNet Model node, and control its result like any other."
+_ADVANCED = "of the ComfyUI-Advanced-ControlNet pack takes it."
+_PATCH = "Move it to models/model_patches and load it with the Load Model Patch node."
+_LORA = "Move it to models/loras and load it with the Load LoRA node."
+_DIFFUSION_MODEL = "Move it to models/diffusion_models and load it with the Load Diffusion Model node."
+_VAE = "Move it to models/vae and load it with the Load VAE node."
+_CLIP = "Move it to models/text_encoders and load it with the Load CLIP node."
+
+_ldm_controlnet = starts_any("control_model.zero_convs.", "zero_convs.")
+_diffusers_controlnet = starts_any("controlnet_cond_embedding.")
+_dit_blocks = has_all("controlnet_blocks.0.weight")
+
+CONTROLNETS: tuple[Family, ...] = (
+    Family(
+        "ctrlora",
+        "CtrLoRA",
+        contains_any(".lora_layer."),
+        mend=f"The Load CtrLoRA Model node {_ADVANCED}",
+    ),
+    Family(
+        "sparsectrl",
+        "SparseCtrl ControlNet for AnimateDiff",
+        both(contains_any("controlnet_cond_embedding"), contains_any("motion_modules.")),
+        mend=f"The Load SparseCtrl Model node {_ADVANCED}",
+    ),
+    Family("control_lora", "Control-LoRA", has_all("lora_controlnet"), host=True, mend=_HOST_LOADER),
+    Family(
+        "union",
+        "union ControlNet (several kinds of hint in one file)",
+        both(_diffusers_controlnet, has_any("control_add_embedding.linear_1.bias", "task_embedding")),
+        host=True,
+        mend=f"{_HOST_LOADER} Its kind is set with the Set Union ControlNet Type node.",
+    ),
+    Family("diffusers_controlnet", "ControlNet", _diffusers_controlnet, open_diffusers),
+    Family(
+        "difference_controlnet",
+        "difference ControlNet",
+        both(has_all("difference"), _ldm_controlnet),
+        open_ldm,
+    ),
+    Family("ldm_controlnet", "ControlNet", _ldm_controlnet, open_ldm),
+)
+
+# Networks for transformers (DiT) and others, which the host's own loader knows.
+HOST_CONTROLNETS: tuple[Family, ...] = (
+    Family(
+        "hunyuan_dit",
+        "HunyuanDiT ControlNet",
+        has_all("after_proj_list.18.bias"),
+        host=True,
+        mend=_HOST_LOADER,
+    ),
+    Family(
+        "flux_xlabs",
+        "Flux ControlNet (XLabs)",
+        both(_dit_blocks, has_all("double_blocks.0.img_attn.norm.key_norm.scale")),
+        host=True,
+        mend=_HOST_LOADER,
+    ),
+    Family(
+        "flux_mistoline",
+        "Flux ControlNet (MistoLine)",
+        has_all("controlnet_blocks.0.linear.weight"),
+        host=True,
+        mend=_HOST_LOADER,
+    ),
+    Family(
+        "sd3",
+        "SD3 ControlNet",
+        both(_dit_blocks, has_all("pos_embed_input.proj.weight")),
+        host=True,
+        mend=_HOST_LOADER,
+    ),
+    Family(
+        "qwen_instantx",
+        "Qwen-Image ControlNet (InstantX)",
+        both(_dit_blocks, has_all("transformer_blocks.0.img_mlp.net.0.proj.weight")),
+        host=True,
+        mend=_HOST_LOADER,
+    ),
+    Family(
+        "flux_instantx",
+        "Flux ControlNet (InstantX)",
+        both(_dit_blocks, has_all("controlnet_x_embedder.weight")),
+        host=True,
+        mend=_HOST_LOADER,
+    ),
+    Family(
+        "qwen_fun",
+        "Qwen-Image Fun ControlNet",
+        has_all("control_blocks.0.after_proj.weight", "control_img_in.weight"),
+        host=True,
+        mend=_HOST_LOADER,
+    ),
+    Family(
+        "cascade",
+        "Stable Cascade ControlNet",
+        has_any("backbone.0.0.weight", "backbone.10.blocks.0.weight"),
+        host=True,
+        mend=_HOST_LOADER,
+    ),
+    Family(
+        "t2i_adapter",
+        "T2I-Adapter",
+        either(
+            has_any(
+                "body.0.in_conv.weight",
+                "adapter.body.0.resnets.0.block1.weight",
+                "adapter.body.0.in_conv.weight",
+            ),
+            has_all("conv_in.weight", "body.0.block1.weight"),
+            has_all("adapter.conv_in.weight", "adapter.body.0.block1.weight"),
+        ),
+        host=True,
+        mend=_HOST_LOADER,
+    ),
+)
+
+MODEL_PATCHES: tuple[Family, ...] = (
+    Family(
+        "qwen_diffsynth",
+        "Qwen-Image DiffSynth model patch",
+        has_all("controlnet_blocks.0.y_rms.weight"),
+        mend=f"{_PATCH} The Apply Qwen Image DiffSynth ControlNet node uses it.",
+    ),
+    Family(
+        "z_image_fun",
+        "Z-Image Fun ControlNet, a model patch",
+        starts_any("control_all_x_embedder."),
+        mend=f"{_PATCH} The Apply Z-Image Fun ControlNet node uses it.",
+    ),
+    Family(
+        "uni3c",
+        "Wan Uni3C ControlNet, a model patch",
+        has_all("controlnet_patch_embedding.weight"),
+        mend=f"{_PATCH} The Apply Wan Uni3C ControlNet node uses it.",
+    ),
+    Family(
+        "anima_lllite",
+        "Anima LLLite, a model patch",
+        has_all("lllite_conditioning1.conv1.weight"),
+        mend=f"{_PATCH} The Apply Anima LLLite node uses it.",
+    ),
+    Family(
+        "supir",
+        "SUPIR model patch",
+        has_any("control_model.input_hint_block.0.weight", "model.control_model.input_hint_block.0.weight"),
+        mend=f"{_PATCH} The Apply SUPIR Patch node uses it.",
+    ),
+    Family(
+        "uso",
+        "USO style projector, a model patch",
+        has_all("feature_embedder.mid_layer_norm.bias"),
+        mend=f"{_PATCH} The Apply USO Style Reference node uses it.",
+    ),
+)
+
+OTHER_MODELS: tuple[Family, ...] = (
+    Family(
+        "lllite",
+        "ControlNet-LLLite",
+        starts_any("lllite_unet_"),
+        mend=f"The Load Advanced ControlNet Model node {_ADVANCED}",
+    ),
+    Family(
+        "ip_adapter",
+        "IP-Adapter",
+        both(starts_any("image_proj."), starts_any("ip_adapter.")),
+        mend="Move it to models/ipadapter; the IPAdapter Model Loader node of an IP-Adapter pack takes it.",
+    ),
+    Family(
+        "motion_module",
+        "AnimateDiff motion module",
+        contains_any("motion_modules."),
+        mend="Move it to models/animatediff_models; the AnimateDiff nodes take it.",
+    ),
+    Family("kohya_lora", "LoRA (kohya)", starts_any("lora_unet_", "lora_te"), mend=_LORA),
+    Family(
+        "lora",
+        "LoRA",
+        contains_any(
+            ".lora_A.",
+            ".lora_B.",
+            ".lora_down.",
+            ".lora_up.",
+            ".lora.down.",
+            ".lora.up.",
+            "_lora.down.",
+            "_lora.up.",
+            ".lora_linear_layer.",
+            ".hada_w1_a",
+            ".lokr_w1",
+            ".oft_blocks",
+        ),
+        mend=_LORA,
+    ),
+    Family(
+        "embedding",
+        "textual inversion embedding",
+        either(has_any("emb_params", "clip_l", "clip_g"), starts_any("string_to_param.")),
+        mend="Move it to models/embeddings and write embedding:its_name in the prompt.",
+    ),
+    Family(
+        "checkpoint",
+        "full Stable Diffusion checkpoint",
+        both(
+            starts_any("model.diffusion_model."),
+            starts_any("first_stage_model.", "cond_stage_model.", "conditioner.", "vae.", "text_encoders."),
+        ),
+        mend="Move it to models/checkpoints and load it with the Load Checkpoint node.",
+    ),
+    Family(
+        "ldm_unet",
+        "UNet (the base model itself)",
+        has_any(
+            "model.diffusion_model.output_blocks.0.0.in_layers.0.weight",
+            "diffusion_model.output_blocks.0.0.in_layers.0.weight",
+            "output_blocks.0.0.in_layers.0.weight",
+        ),
+        mend=_DIFFUSION_MODEL,
+    ),
+    Family(
+        "diffusers_unet",
+        "UNet in diffusers layout (the base model itself)",
+        has_all("time_embedding.linear_1.weight", "up_blocks.0.resnets.0.norm1.weight"),
+        mend=_DIFFUSION_MODEL,
+    ),
+    Family(
+        "dit",
+        "diffusion transformer (a base model such as Flux, SD3 or Qwen-Image)",
+        starts_any(
+            "model.diffusion_model.",
+            "double_blocks.0.",
+            "joint_blocks.0.",
+            "single_blocks.0.",
+            "transformer_blocks.0.img_mlp.",
+            "single_transformer_blocks.0.",
+            "cap_embedder.",
+        ),
+        mend=_DIFFUSION_MODEL,
+    ),
+    Family(
+        "ldm_vae",
+        "VAE",
+        has_any("decoder.mid.block_1.norm1.weight", "first_stage_model.decoder.mid.block_1.norm1.weight"),
+        mend=_VAE,
+    ),
+    Family(
+        "diffusers_vae",
+        "VAE in diffusers layout",
+        has_all("decoder.conv_in.weight", "decoder.mid_block.resnets.0.norm1.weight"),
+        mend=_VAE,
+    ),
+    Family(
+        "text_encoder",
+        "text encoder",
+        either(
+            contains_any("text_model.encoder.", "token_embedding."),
+            has_any(
+                "encoder.block.0.layer.0.SelfAttention.q.weight", "model.layers.0.self_attn.q_proj.weight"
+            ),
+        ),
+        mend=_CLIP,
+    ),
+    Family(
+        "clip_vision",
+        "CLIP vision model",
+        starts_any("vision_model.", "visual."),
+        mend="Move it to models/clip_vision and load it with the Load CLIP Vision node.",
+    ),
+    Family(
+        "upscaler",
+        "upscaling model (ESRGAN)",
+        has_any(
+            "model.0.weight",
+            "RRDB_trunk.0.RDB1.conv1.weight",
+            "body.0.rdb1.conv1.weight",
+            "model.1.sub.0.RDB1.conv1.0.weight",
+        ),
+        mend="Move it to models/upscale_models and load it with the Load Upscale Model node.",
+    ),
+)
+
+FAMILIES: tuple[Family, ...] = (*CONTROLNETS, *HOST_CONTROLNETS, *MODEL_PATCHES, *OTHER_MODELS)
+
+
+def identify(file: StateFile, families: Sequence[Family] = FAMILIES) -> Family:
+    """The first family whose condition the file's keys meet; its `kind` says who loads it.
+
+    Raises CheckpointError for a file that is no network of any known family.
+    """
+    for family in families:
+        if family.matches(file.tensors):
+            return family
+    names = ", ".join(sorted(file.tensors)[:3])
+    raise CheckpointError(
+        f"{file.path} is not a ControlNet that this pack knows: its {len(file.tensors)} tensors ({names}, ...) match "
+        "no known family. Supported are ControlNets for SD1.5, SD2.x and SDXL, in LDM or diffusers layout."
+    )
+
+
+def refuse(file: StateFile, family: Family) -> CheckpointError:
+    """The error for a file of a family that this pack does not load itself: what it is, and where it belongs."""
+    article = "an" if family.name[0] in "AEIOU" or family.name.startswith("SD") else "a"
+    return CheckpointError(
+        f"{file.path} is {article} {family.name}, expected a ControlNet for SD1.5, SD2.x or SDXL. {family.mend}"
+    )
+

@@ -1,0 +1,206 @@
+"""Read a checkpoint file into tensors, safely and without copying, whatever its extension says."""
+
+import json
+import pickle
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+# A safetensors header of real models is well under a megabyte; the format's own limit is 100 MB.
+_MAX_HEADER = 100_000_000
+
+# Containers that training scripts wrap their weights in, the usual ones of the field.
+_CONTAINERS = ("state_dict", "module", "params_ema", "params")
+
+# First bytes of things that downloads leave behind in place of a checkpoint: what it is, and the mend.
+_NOT_CHECKPOINTS: tuple[tuple[bytes, str, str], ...] = (
+    (
+        b"version https://git-lfs",
+        "a git-lfs pointer, a short text that stands for the real file",
+        "Run `git lfs pull` in the repository it came from, or download the file itself.",
+    ),
+    (
+        b"<",
+        "a web page (HTML or XML)",
+        "Download it again with the page's download button; models behind a licence need a login first.",
+    ),
+    (b"{", "a text file (JSON)", "Choose the weights file that belongs to it, usually a .safetensors file."),
+    (b"GGUF", "a GGUF file", "Download the .safetensors version of the model."),
+    (b"\x89PNG", "a PNG picture", "Choose a .safetensors or .pth file."),
+    (b"\xff\xd8\xff", "a JPEG picture", "Choose a .safetensors or .pth file."),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class StateFile:
+    """The content of a checkpoint file.
+
+    tensors: by their names in the file. From safetensors and newer pickles they are views of the mapped
+    file: nothing is read before it is used, and a change in memory never reaches the file.
+    metadata: the safetensors header's own, empty for pickles.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_state_dict(path: str | Path) -> StateFile:
+    """The tensors of a .safetensors, .pth, .pt, .ckpt or .bin file; the kind is told by content.
+
+    Pickles are read with weights_only=True, so no code of theirs runs. Weights inside a training
+    container are unwrapped, nested groups joined by dots, and what is not a tensor is left out.
+    Raises CheckpointError, naming the file and the mend, if it is missing, truncated or not a checkpoint.
+    """
+    path = Path(path)
+    start = _first_bytes(path)
+    if _is_safetensors(start):
+        return _read_safetensors(path)
+    # A zip archive (torch.save since 1.6) or a bare pickle (before).
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return StateFile(path, _read_pickle(path))
+    raise _not_a_checkpoint(path, start)
+
+
+def _first_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder, expected a checkpoint file. Choose the weights file inside it, "
+            "usually diffusion_pytorch_model.safetensors."
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} does not exist. Check the name, or put the file in the controlnet models folder."
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be opened: {error.strerror}. Check its permissions.") from error
+    if not start:
+        raise CheckpointError(f"{path} is empty (0 bytes). Download it again.")
+    return start
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Eight bytes of header length, then the header, a JSON object."""
+    return len(start) > 8 and start[8:9] == b"{" and 2 <= struct.unpack("<Q", start[:8])[0] <= _MAX_HEADER
+
+
+def _not_a_checkpoint(path: Path, start: bytes) -> CheckpointError:
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for signature, what, mend in _NOT_CHECKPOINTS:
+        if text.startswith(signature):
+            return CheckpointError(f"{path} is not a checkpoint: it is {what}. {mend}")
+    looks_like_text = all(byte in b"\t\n\r" or byte >= 32 for byte in start)
+    what = "a text file" if looks_like_text else f"an unknown format starting with {start[:8]!r}"
+    return CheckpointError(
+        f"{path} is not a checkpoint: it is {what}; expected safetensors or a PyTorch file. "
+        "Check that the download is complete and is the model itself."
+    )
+
+
+def _read_safetensors(path: Path) -> StateFile:
+    metadata = _check_safetensors(path)
+    try:
+        return StateFile(path, load_file(path), metadata)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Download it again.") from error
+
+
+def _check_safetensors(path: Path) -> dict[str, str]:
+    """Compare the size on disk with what the header promises; return the header's metadata."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        raw = file.read(length)
+    if len(raw) < length:
+        raise CheckpointError(
+            f"{path} is truncated inside its header: {size:,} bytes, expected at least {8 + length:,}. "
+            "The download stopped early: download it again."
+        )
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        metadata = header.pop("__metadata__", {})
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} has a damaged safetensors header: {error}. Download it again."
+        ) from error
+    if size < expected:
+        raise CheckpointError(
+            f"{path} is truncated: {size:,} bytes, expected {expected:,} ({100 * size // expected} %). "
+            "The download stopped early: download it again."
+        )
+    return metadata
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        content = _torch_load(path)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
+        if refused is None:
+            raise _damaged(path, error) from error
+        raise CheckpointError(
+            f"{path} holds Python objects besides weights ({refused[1]}), and loading them could run code: refused. "
+            "Download the .safetensors version, or convert the file to safetensors where you trust it."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, OSError) as error:
+        raise _damaged(path, error) from error
+    tensors = _flatten(_unwrap(content))
+    if not tensors:
+        raise CheckpointError(
+            f"{path} is a PyTorch file without weights (it holds a {type(content).__name__} and no tensors). "
+            "Choose the model's weights file; it may lie beside this one."
+        )
+    return tensors
+
+
+def _torch_load(path: Path) -> Any:
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except RuntimeError as error:
+        # Files older than torch 1.6 are not zip archives and cannot be mapped.
+        if "mmap" not in str(error):
+            raise
+        return torch.load(path, weights_only=True, map_location="cpu")
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CheckpointError(
+        f"{path} is truncated or damaged ({path.stat().st_size:,} bytes; reading it failed with: {reason}). "
+        "Download it again."
+    )
+
+
+def _unwrap(content: Any) -> Any:
+    """Step into training containers, as long as one is there."""
+    while isinstance(content, Mapping):
+        inner = next((content[name] for name in _CONTAINERS if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            return content
+        content = inner
+    return content
+
+
+def _flatten(content: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Nested groups as one dict, names joined by dots; anything but tensors (steps, settings) left out."""
+    if isinstance(content, Tensor):
+        return {prefix.removesuffix("."): content.detach()}
+    tensors: dict[str, Tensor] = {}
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            tensors |= _flatten(value, f"{prefix}{name}.")
+    return tensors

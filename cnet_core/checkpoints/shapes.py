@@ -1,0 +1,121 @@
+"""The configuration of a network, read from the shapes of its tensors (LDM keys), never from file names."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..networks.config import UNetConfig
+
+# Where our own files carry what shapes cannot tell: the number of attention heads.
+CONFIG_KEY = "cnet.config"
+
+State = Mapping[str, Tensor]
+
+
+def controlnet_config(
+    state: State, metadata: Mapping[str, str] | None = None
+) -> tuple[UNetConfig, int, tuple[int, ...]]:
+    """(configuration, hint channels, hint widths) of a ControlNet's state dict in LDM keys, without prefix.
+
+    Raises CheckpointError if a tensor that gives a size is missing.
+    """
+    # Activations stand between the convolutions, so these have even numbers: one at full size, two for each
+    # width but the last, which has one, and one that leads to the UNet's width.
+    last = _count(state, "input_hint_block") - 1
+    widths = tuple(_shape(state, f"input_hint_block.{i}.weight")[0] for i in range(0, max(last, 1), 4))
+    hint_channels = _shape(state, "input_hint_block.0.weight")[1]
+    return _encoder_config(state, metadata), hint_channels, widths
+
+
+def unet_config(state: State, metadata: Mapping[str, str] | None = None) -> UNetConfig:
+    """Configuration of a UNet's state dict in LDM keys, without prefix."""
+    return replace(_encoder_config(state, metadata), out_channels=_shape(state, "out.2.weight")[0])
+
+
+def config_metadata(config: UNetConfig, **more: Any) -> dict[str, str]:
+    """The safetensors metadata that `controlnet_config` and `unet_config` understand."""
+    return {CONFIG_KEY: json.dumps({**asdict(config), **more})}
+
+
+def _encoder_config(state: State, metadata: Mapping[str, str] | None) -> UNetConfig:
+    model_channels, in_channels, *_ = _shape(state, "input_blocks.0.0.weight")
+    widths: list[int] = [model_channels]
+    blocks, depths = [0], [0]
+    for i in range(1, _count(state, "input_blocks")):
+        if f"input_blocks.{i}.0.op.weight" in state:
+            widths.append(widths[-1])
+            blocks.append(0)
+            depths.append(0)
+            continue
+        widths[-1] = _shape(state, f"input_blocks.{i}.0.out_layers.3.weight")[0]
+        blocks[-1] += 1
+        # The deepest counts, so that a transformer missing in one block is reported as missing.
+        depths[-1] = max(depths[-1], _depth(state, f"input_blocks.{i}.1"))
+    if any(width % model_channels for width in widths):
+        raise CheckpointError(f"level widths {widths} are not multiples of the first one, {model_channels}")
+    contexts = (t.shape[1] for name, t in state.items() if name.endswith(".attn2.to_k.weight"))
+    # The small SDXL ControlNets have a middle transformer without blocks; elsewhere none means they are missing.
+    middle = _depth(state, "middle_block.1") or max(depths)
+    config = {
+        "model_channels": model_channels,
+        "channel_mult": tuple(width // model_channels for width in widths),
+        "num_res_blocks": tuple(blocks),
+        "transformer_depth": tuple(depths),
+        "transformer_depth_middle": middle if "middle_block.1.proj_in.weight" in state else -1,
+        # A network without attention to the text has none.
+        "context_dim": next(contexts, 0),
+        "use_linear_in_transformer": any(
+            t.ndim == 2 for name, t in state.items() if name.endswith(".1.proj_in.weight")
+        ),
+        "adm_in_channels": state["label_emb.0.0.weight"].shape[1]
+        if "label_emb.0.0.weight" in state
+        else None,
+        "in_channels": in_channels,
+    }
+    return UNetConfig(**config, **_heads(config, metadata or {}))
+
+
+def _heads(config: dict[str, Any], metadata: Mapping[str, str]) -> dict[str, int]:
+    """Heads leave no trace in the shapes: from the metadata of our own files, else by the family's custom."""
+    if CONFIG_KEY in metadata:
+        try:
+            written = json.loads(metadata[CONFIG_KEY])
+            heads = {
+                name: int(written[name]) for name in ("num_heads", "num_head_channels") if written.get(name)
+            }
+        except (ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"its {CONFIG_KEY} metadata cannot be read: {error}") from error
+        if len(heads) != 1:
+            raise CheckpointError(
+                f"its {CONFIG_KEY} metadata gives {heads or 'no heads'}; expected num_heads or num_head_channels"
+            )
+        return heads
+    if config["context_dim"] == 768 or not config["use_linear_in_transformer"]:
+        return {"num_heads": 8}
+    if config["model_channels"] % 64:
+        raise CheckpointError(
+            f"its attention heads cannot be told from the shapes: {config['model_channels']} channels are not a "
+            f"multiple of 64. Such a file needs num_heads or num_head_channels in its {CONFIG_KEY} metadata"
+        )
+    return {"num_head_channels": 64}
+
+
+def _count(state: State, prefix: str) -> int:
+    """One more than the highest number that follows the prefix in a name."""
+    found = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in state)
+    return max((int(match[1]) for match in found if match), default=-1) + 1
+
+
+def _depth(state: State, prefix: str) -> int:
+    return _count(state, prefix + ".transformer_blocks")
+
+
+def _shape(state: State, name: str) -> tuple[int, ...]:
+    if name not in state:
+        raise CheckpointError(f"it has no {name}, which gives the size of the network")
+    return tuple(state[name].shape)
