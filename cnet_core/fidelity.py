@@ -63,7 +63,8 @@ def figure_pixels(
     Haze adds its own colour, so taking the dark channel's share of haze away leaves the surface's colour up to
     brightness; the directions of colours are then compared. A pixel belongs to `colour` when what is left is
     at least `saturation` bright, lies within 18 degrees of `colour`, and lies nearer to it than to any of
-    `others` (the scene's other colours; RGB triples in 0..1, like `colour` and `haze`).
+    `others` (the scene's other colours; RGB triples in 0..1, like `colour` and `haze`). Specks and lines less
+    than three pixels wide, such as the mixed colours on the outlines of other things, do not count.
     """
     relative = _picture(image) / np.asarray(haze, np.float32)
     left = relative - relative.min(axis=2, keepdims=True)
@@ -73,7 +74,8 @@ def figure_pixels(
     names -= names.min(axis=1, keepdims=True)
     names /= np.maximum(np.linalg.norm(names, axis=1, keepdims=True), 1e-6)
     alike = left @ names.T / np.maximum(bright, 1e-6)[..., None]
-    return (alike.argmax(axis=2) == 0) & (alike[..., 0] > np.cos(np.deg2rad(18))) & (bright > saturation)
+    found = (alike.argmax(axis=2) == 0) & (alike[..., 0] > np.cos(np.deg2rad(18))) & (bright > saturation)
+    return cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
 
 
 def limb_iou(

@@ -46,13 +46,21 @@ class Scene:
     """One picture and everything known about it. H = W = size."""
 
     image: np.ndarray  # uint8 [H, W, 3], RGB
-    pose: np.ndarray  # uint8 [H, W, 3], OpenPose BODY_18 skeleton on black
     depth: np.ndarray  # float32 [H, W], 1 near, 0 infinitely far: the transmission t of the mist
-    edges: np.ndarray  # uint8 [H, W], 0 or 255: Canny 100/200 of the image
     keypoints: np.ndarray  # float32 [P, 18, 3], pixels x, y and confidence (always 1)
     figure_mask: np.ndarray  # bool [H, W], where a figure is
     caption: str
     figure_colour: tuple[float, float, float]  # RGB albedo of the figures
+
+    @functools.cached_property
+    def pose(self) -> np.ndarray:
+        """The OpenPose BODY_18 skeletons on black, uint8 [H, W, 3], RGB. Drawn when first asked for."""
+        return sk.draw_skeleton(self.keypoints, *self.figure_mask.shape)
+
+    @functools.cached_property
+    def edges(self) -> np.ndarray:
+        """Canny edges of the image with thresholds 100 and 200, uint8 [H, W], 0 or 255."""
+        return cv2.Canny(cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY), 100, 200)
 
 
 @functools.lru_cache(maxsize=4)
@@ -353,9 +361,7 @@ def draw_scene(seed: int, size: int = 192, colours_from: int | None = None) -> S
     keypoints = np.concatenate([points, np.ones((len(points), 18, 1))], 2).astype(np.float32)
     return Scene(
         image=image,
-        pose=sk.draw_skeleton(keypoints, size, size),
         depth=canvas.depth,
-        edges=cv2.Canny(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), 100, 200),
         keypoints=keypoints,
         figure_mask=mask,
         caption=caption,

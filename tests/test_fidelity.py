@@ -1,5 +1,7 @@
 """The measures of control: perfect on the truth, low elsewhere, and indifferent to what does not matter."""
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -58,7 +60,7 @@ def test_small_faults_cost_little():
 def test_shifting_lowers_every_measure(seed):
     scene = draw_scene(seed)
     scores = [measures(np.roll(scene.image, shift, axis=1), scene) for shift in (0, 6, 24)]
-    for nearer, farther in zip(scores, scores[1:]):
+    for nearer, farther in pairwise(scores):
         assert farther[0] < nearer[0]
     assert scores[1][2] < 0.85 and scores[2][1] < scores[0][1]
 

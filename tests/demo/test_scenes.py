@@ -13,10 +13,12 @@ from demo.scenes import HAZE, PALETTE, VOCABULARY, draw_scene, scene_batch
 
 SEEDS = st.integers(0, 2**31 - 1)
 ARRAYS = ("image", "pose", "depth", "edges", "keypoints", "figure_mask")
-TELLTALE = (
-    "left right top bottom near far front behind above below big small large tall two one three several dancers "
-    "sphere ball box cube cone cylinder hill arms raised kick walking sitting jumping standing"
-).split()
+TELLTALE = {
+    "left", "right", "top", "bottom", "near", "far", "front", "behind", "above", "below", "big",
+    "small", "large", "tall", "two", "one", "three", "several", "dancers", "sphere", "ball", "box",
+    "cube", "cone", "cylinder", "hill", "arms", "raised", "kick", "walking", "sitting", "jumping",
+    "standing",
+}  # fmt: skip
 
 
 @given(SEEDS)
@@ -58,8 +60,9 @@ def test_figures_keep_off_the_border_and_are_nearer_than_what_they_cover(seed):
     scene = draw_scene(seed)
     mask = scene.figure_mask
     assert not (mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
-    inside = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0  # outlines mix with what is behind
-    assert scene.depth[inside].min() > 0.85
+    # Outlines and the seams between limbs mix with what is behind them.
+    inside = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert np.quantile(scene.depth[inside], 0.02) > 0.85
     assert 0.02 < mask.mean() < 0.4
 
 
@@ -78,7 +81,7 @@ def test_captions_tell_colours_only(seed):
     scene = draw_scene(seed, 64)
     words = re.findall("[a-z]+", scene.caption)
     assert set(words) <= set(VOCABULARY)
-    assert not set(words) & set(TELLTALE)
+    assert not set(words) & TELLTALE
     colours = [w for w in words if w in PALETTE]
     assert 3 <= len(colours) <= 5 and len(set(colours)) == len(colours)
     dancer = words[words.index("dancer") - 1]
