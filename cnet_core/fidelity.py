@@ -69,8 +69,8 @@ def figure_pixels(
     relative = _picture(image) / np.asarray(haze, np.float32)
     left = relative - relative.min(axis=2, keepdims=True)
     bright = np.linalg.norm(left, axis=2)
-    names = np.array([colour, *(o for o in others if tuple(o) != tuple(colour))], np.float32)
-    names = names / np.asarray(haze, np.float32)
+    colours = [colour, *(other for other in others if tuple(other) != tuple(colour))]
+    names: np.ndarray = np.asarray(colours, np.float32) / np.asarray(haze, np.float32)
     names -= names.min(axis=1, keepdims=True)
     names /= np.maximum(np.linalg.norm(names, axis=1, keepdims=True), 1e-6)
     alike = left @ names.T / np.maximum(bright, 1e-6)[..., None]
@@ -146,6 +146,6 @@ def edge_f1(image: Any, edges: Any, tolerance: int = 2, low: int = 100, high: in
     kernel = np.ones((2 * tolerance + 1, 2 * tolerance + 1), np.uint8)
     near_true = cv2.dilate(true.astype(np.uint8), kernel) > 0
     near_found = cv2.dilate(found.astype(np.uint8), kernel) > 0
-    precision = np.count_nonzero(found & near_true) / max(np.count_nonzero(found), 1)
-    recall = np.count_nonzero(true & near_found) / max(np.count_nonzero(true), 1)
-    return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+    precision = (found & near_true).sum() / max(float(found.sum()), 1.0)
+    recall = (true & near_found).sum() / max(float(true.sum()), 1.0)
+    return float(2 * precision * recall / (precision + recall)) if precision + recall > 0 else 0.0

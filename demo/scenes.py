@@ -16,16 +16,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
 from demo import skeleton as sk
 
+Colour = tuple[float, float, float]
+
 HAZE = np.array([0.92, 0.95, 0.985], np.float32)
 DENSITY = 0.30
 LIGHT = (-0.55, -0.62, 0.56)  # from the upper left, in front; z points at the camera
-PALETTE: dict[str, tuple[float, float, float]] = {
+PALETTE: dict[str, Colour] = {
     "red": (0.90, 0.07, 0.0),
     "orange": (1.0, 0.45, 0.0),
     "yellow": (0.98, 0.82, 0.0),
@@ -50,7 +53,7 @@ class Scene:
     keypoints: np.ndarray  # float32 [P, 18, 3], pixels x, y and confidence (always 1)
     figure_mask: np.ndarray  # bool [H, W], where a figure is
     caption: str
-    figure_colour: tuple[float, float, float]  # RGB albedo of the figures
+    figure_colour: Colour  # RGB albedo of the figures
 
     @functools.cached_property
     def pose(self) -> np.ndarray:
@@ -87,7 +90,7 @@ class _Canvas:
         return slice(low[0], high[0]), slice(low[1], high[1])
 
     def paint(self, where: tuple[slice, slice], cover: np.ndarray, shade: np.ndarray | float,
-              distance: np.ndarray | float, albedo: Sequence[float]) -> None:  # fmt: skip
+              distance: np.ndarray | float, albedo: Colour) -> None:  # fmt: skip
         """Lay a shaded surface over the window; all arrays have the window's shape."""
         t = np.minimum(np.exp(-DENSITY * (np.asarray(distance, np.float32) - 1)), np.float32(1))
         keep, glow, haze = 1 - cover, cover * t * shade, cover * (1 - t)
@@ -95,11 +98,11 @@ class _Canvas:
             plane[where] = plane[where] * keep + glow * own + haze * far
         self.depth[where] = self.depth[where] * keep + cover * t
 
-    def darken_ground(self, x: float, y: float, radius: float, strength: float, albedo_of: np.ndarray) -> None:
-        """A soft contact shadow: multiply the ground's shade inside a flat ellipse (`albedo_of` holds shades)."""
+    def darken_ground(self, x: float, y: float, radius: float, strength: float, shades: np.ndarray) -> None:
+        """A soft contact shadow: multiply the ground's shades [H, W] inside a flat ellipse."""
         where = self.window(x - 2.4 * radius, y - 0.8 * radius, x + 2.4 * radius, y + 0.8 * radius)
         square = ((self.x[where] - x) / radius) ** 2 + ((self.y[where] - y) / (0.3 * radius)) ** 2
-        albedo_of[where] *= 1 - strength * np.exp(-square)
+        shades[where] *= 1 - strength * np.exp(-square)
 
 
 def _lambert(nx: np.ndarray, ny: np.ndarray | float, nz: np.ndarray | float) -> np.ndarray:
@@ -111,35 +114,50 @@ class _Camera:
     horizon: float  # height of the horizon at the middle column, 0 top, 1 bottom
     slope: float  # of the horizon, downwards to the right
 
-    def level(self, x):  # a float or an array of columns
+    def level(self, x: Any) -> Any:
+        """Height of the horizon at a column or an array of columns."""
         return self.horizon + self.slope * (x - 0.5)
 
-    def foot(self, x: float, distance: float) -> float:
+    def foot(self, x: Any, distance: float) -> Any:
         """Where ground at this column and distance appears."""
         return self.level(x) + (1 - self.horizon) / distance
+
+
+@dataclass(frozen=True)
+class _Solid:
+    """A thing that stands on the plain at column x; base and radius in picture heights, as they appear."""
+
+    kind: int  # of _SOLIDS
+    x: float
+    base: float
+    radius: float
+    distance: float
+    albedo: Colour
 
 
 def _polygon(canvas: _Canvas, where: tuple[slice, slice], points: np.ndarray) -> np.ndarray:
     """Anti-aliased coverage of a convex polygon given in picture heights [n, 2], corners clockwise."""
     x, y = canvas.x[where], canvas.y[where]
-    inside = np.full(x.shape, np.inf, np.float32)
+    inside: np.ndarray = np.full(x.shape, np.inf, np.float32)
     for (ax, ay), (bx, by) in zip(points.tolist(), np.roll(points, -1, axis=0).tolist()):
         length = max(np.hypot(bx - ax, by - ay), 1e-6)
         inside = np.minimum(inside, ((y - ay) * (bx - ax) - (x - ax) * (by - ay)) / float(length))
     return np.clip(inside * canvas.size + 0.5, 0, 1)
 
 
-def _sphere(canvas, camera, x, base, radius, distance, albedo, rng) -> None:
+def _sphere(canvas: _Canvas, camera: _Camera, solid: _Solid, rng: np.random.Generator) -> None:
+    x, base, radius, distance = solid.x, solid.base, solid.radius, solid.distance
     where = canvas.window(x - radius, base - 2 * radius, x + radius, base)
     nx, ny = (canvas.x[where] - x) / radius, (canvas.y[where] - (base - radius)) / radius
     square = nx * nx + ny * ny
     cover = np.clip((1 - np.sqrt(square)) * radius * canvas.size + 0.5, 0, 1)
     nz = np.sqrt(np.maximum(1 - square, 0))
-    canvas.paint(where, cover, _lambert(nx, ny, nz), distance - 0.5 * radius * distance * nz, albedo)
+    canvas.paint(where, cover, _lambert(nx, ny, nz), distance - 0.5 * radius * distance * nz, solid.albedo)
 
 
-def _round(canvas, camera, x, base, radius, distance, albedo, rng, top: float) -> None:
+def _round(canvas: _Canvas, camera: _Camera, solid: _Solid, rng: np.random.Generator, top: float) -> None:
     """A cylinder (top = 1) or a cone (top = 0): width at the tip relative to the base."""
+    x, base, radius, distance = solid.x, solid.base, solid.radius, solid.distance
     height = radius * rng.uniform(1.5, 2.7)
     flat = min(max((base - camera.level(x)) * 0.45, 0.06), 0.4) * radius  # the base ellipse's half height
     where = canvas.window(x - radius, base - height - radius, x + radius, base + flat)
@@ -153,18 +171,19 @@ def _round(canvas, camera, x, base, radius, distance, albedo, rng, top: float) -
     nz = np.sqrt(1 - nx * nx)
     lean = 0.35 * (1 - top)
     shade = _lambert(nx * (1 - lean), -lean, nz * (1 - lean))
-    canvas.paint(where, cover, shade, distance - 0.5 * radius * distance * nz, albedo)
+    canvas.paint(where, cover, shade, distance - 0.5 * radius * distance * nz, solid.albedo)
     if top:
         seen = (base - height - camera.level(x)) * 0.45  # the lid is seen only from above
         lid = max(seen, 0.0) * radius
         if lid * canvas.size > 0.5:
             ellipse = np.sqrt(((canvas.x[where] - x) / radius) ** 2 + ((canvas.y[where] - base + height) / lid) ** 2)
             cover = np.clip((1 - ellipse) * lid * canvas.size + 0.5, 0, 1)
-            canvas.paint(where, cover, 1.0, distance, albedo)
+            canvas.paint(where, cover, 1.0, distance, solid.albedo)
 
 
-def _box(canvas, camera, x, base, radius, distance, albedo, rng) -> None:
+def _box(canvas: _Canvas, camera: _Camera, solid: _Solid, rng: np.random.Generator) -> None:
     """A box turned about the vertical, its corners put through the camera; the three faces that may show."""
+    x, radius, distance = solid.x, solid.radius, solid.distance
     turn = rng.uniform(0.2, np.pi / 2 - 0.2)
     size, height = radius * distance * rng.uniform(0.85, 1.1), radius * distance * rng.uniform(1.1, 2.6)
     angles = turn + np.arange(4) * np.pi / 2
@@ -178,7 +197,7 @@ def _box(canvas, camera, x, base, radius, distance, albedo, rng) -> None:
     corners = np.concatenate([low, high])
     where = canvas.window(*corners.min(0), *corners.max(0))
     if height < eye:
-        canvas.paint(where, _polygon(canvas, where, high), 1.0, float(depth.mean()), albedo)
+        canvas.paint(where, _polygon(canvas, where, high), 1.0, float(depth.mean()), solid.albedo)
     for i in range(4):
         j = (i + 1) % 4
         if across[i] >= across[j]:  # corners run from right to left on the far side
@@ -186,21 +205,21 @@ def _box(canvas, camera, x, base, radius, distance, albedo, rng) -> None:
         normal = np.array([np.cos(angles[i] + np.pi / 4), 0.0, -np.sin(angles[i] + np.pi / 4)])
         face = _polygon(canvas, where, np.stack([high[i], high[j], low[j], low[i]]))
         share = np.clip((canvas.x[where] - across[i]) / (across[j] - across[i]), 0, 1)
-        canvas.paint(where, face, float(_lambert(*normal)), depth[i] + share * (depth[j] - depth[i]), albedo)
+        canvas.paint(where, face, float(_lambert(*normal)), depth[i] + share * (depth[j] - depth[i]), solid.albedo)
 
 
-def _cylinder(*args) -> None:
-    _round(*args, top=1.0)
+def _cylinder(canvas: _Canvas, camera: _Camera, solid: _Solid, rng: np.random.Generator) -> None:
+    _round(canvas, camera, solid, rng, top=1.0)
 
 
-def _cone(*args) -> None:
-    _round(*args, top=0.0)
+def _cone(canvas: _Canvas, camera: _Camera, solid: _Solid, rng: np.random.Generator) -> None:
+    _round(canvas, camera, solid, rng, top=0.0)
 
 
 _SOLIDS = (_sphere, _box, _cone, _cylinder)
 
 
-def _ridge(canvas: _Canvas, camera: _Camera, rng: np.random.Generator, distance: float, albedo) -> None:
+def _ridge(canvas: _Canvas, camera: _Camera, rng: np.random.Generator, distance: float, albedo: Colour) -> None:
     """A line of hills that stands on the plain at `distance`."""
     x = canvas.x[0]
     tall = rng.uniform(0.1, 0.42) * (0.35 + camera.horizon)
@@ -263,7 +282,9 @@ def _capsules(p: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, float, float,
     return parts
 
 
-def _paint_figure(canvas: _Canvas, joints: np.ndarray, scale: float, distance: float, albedo, mask) -> None:
+def _paint_figure(
+    canvas: _Canvas, joints: np.ndarray, scale: float, distance: float, albedo: Colour, mask: np.ndarray
+) -> None:
     """Paint one figure, joints [18, 2] in picture heights, and mark it in the mask (bool [H, W])."""
     margin = sk.HEAD_RADIUS * scale
     where = canvas.window(*(joints.min(0) - margin), *(joints.max(0) + margin))
@@ -294,8 +315,7 @@ def _paint_figure(canvas: _Canvas, joints: np.ndarray, scale: float, distance: f
         np.maximum(cover[local], alpha, out=cover[local])
     soft = cv2.GaussianBlur(np.where(cover > 0, shade, 0), (0, 0), 0.8)
     weight = cv2.GaussianBlur((cover > 0).astype(np.float32), (0, 0), 0.8)
-    shade = soft / np.maximum(weight, 1e-3)
-    canvas.paint(where, cover, shade, distance - np.maximum(relief, 0), albedo)
+    canvas.paint(where, cover, soft / np.maximum(weight, 1e-3), distance - np.maximum(relief, 0), albedo)
     mask[where] |= cover > 0.5
 
 
@@ -329,7 +349,7 @@ def draw_scene(seed: int, size: int = 192, colours_from: int | None = None) -> S
     everywhere = (slice(None), slice(None))
     below = canvas.y - camera.level(canvas.x)
     distance = (1 - camera.horizon) / np.maximum(below, 1e-3)
-    shades = 0.92 - 0.12 * np.abs(canvas.x - 0.35)
+    shades: np.ndarray = 0.92 - 0.12 * np.abs(canvas.x - 0.35)
 
     figures = _place_figures(rng, camera)
     nearest = max(d for _, _, d in figures) + 0.35
@@ -338,20 +358,21 @@ def draw_scene(seed: int, size: int = 192, colours_from: int | None = None) -> S
     for slot, name in zip(slots, things):
         far = nearest + 2.6 * rng.random() ** 1.3
         x = (slot + rng.uniform(0.15, 0.85)) / 3
-        solids.append((far, x, rng.uniform(0.24, 0.55) / far, name, int(rng.integers(4))))
-    solids.sort(key=lambda s: -s[0])
+        radius = rng.uniform(0.24, 0.55) / far
+        solids.append(_Solid(int(rng.integers(4)), x, camera.foot(x, far), radius, far, PALETTE[name]))
+    solids.sort(key=lambda solid: -solid.distance)
 
-    for far, x, radius, _, _ in solids:
-        canvas.darken_ground(x + 0.3 * radius, camera.foot(x, far), 1.25 * radius, 0.55, shades)
-    for joints, scale, near in figures:
+    for solid in solids:
+        canvas.darken_ground(solid.x + 0.3 * solid.radius, solid.base, 1.25 * solid.radius, 0.55, shades)
+    for joints, scale, _ in figures:
         x = float(joints[[sk.R_ANKLE, sk.L_ANKLE], 0].mean())
         y = float(joints[:, 1].max() + sk.LIMB_RADIUS * scale)
         canvas.darken_ground(x + 0.05 * scale, y, 0.26 * scale, 0.5, shades)
     canvas.paint(everywhere, np.clip(below * size + 0.5, 0, 1), shades, distance, ground_colour)
     for far in sorted(rng.uniform(4.5, 11, rng.integers(0, 4)), reverse=True):
         _ridge(canvas, camera, rng, float(far), ground_colour)
-    for far, x, radius, name, kind in solids:
-        _SOLIDS[kind](canvas, camera, x, camera.foot(x, far), radius, far, PALETTE[name], rng)
+    for solid in solids:
+        _SOLIDS[solid.kind](canvas, camera, solid, rng)
     mask = np.zeros((size, size), bool)
     for joints, scale, near in figures:
         _paint_figure(canvas, joints, scale, near, figure_colour, mask)

@@ -117,11 +117,11 @@ def random_pose(rng: np.random.Generator, calm: bool = False) -> np.ndarray:
         points[hip + 2] = _toward(points[hip + 1], -side * shin, SHIN)
     tilt = lean + rng.uniform(-14, 14)
     up = np.array([np.sin(np.deg2rad(tilt)), -np.cos(np.deg2rad(tilt))])
-    right = np.array([up[1], -up[0]])
+    beside = np.array([up[1], -up[0]])
     points[NOSE] = points[NECK] + HEAD * up
     for eye, ear, side in ((R_EYE, R_EAR, 1.0), (L_EYE, L_EAR, -1.0)):
-        points[eye] = points[NOSE] + 0.026 * up + side * 0.028 * right
-        points[ear] = points[NOSE] + 0.012 * up + side * 0.068 * right
+        points[eye] = points[NOSE] + 0.026 * up + side * 0.028 * beside
+        points[ear] = points[NOSE] + 0.012 * up + side * 0.068 * beside
     if rng.random() < 0.5:  # mirror, and swap the names of the sides so that right stays right
         points[:, 0] *= -1
         points = points[[0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]]
