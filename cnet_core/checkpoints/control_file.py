@@ -125,7 +125,7 @@ def control_file(
     """A ControlFile of LDM-named tensors, its sizes read from their shapes."""
     try:
         config, hint_channels, hint_widths = controlnet_config(tensors, metadata)
-    except CheckpointError as error:
+    except (ValueError, IndexError) as error:
         raise CheckpointError(
             f"{path} is a damaged or incomplete {family.name}: {error}. Download it again."
         ) from error

@@ -319,4 +319,3 @@ def refuse(file: StateFile, family: Family) -> CheckpointError:
     return CheckpointError(
         f"{file.path} is {article} {family.name}, expected a ControlNet for SD1.5, SD2.x or SDXL. {family.mend}"
     )
-

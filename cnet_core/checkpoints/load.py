@@ -70,7 +70,7 @@ def load_unet(
     try:
         config = unet_config(tensors, file.metadata)
         net = UNet(config, operations, attention, dtype, torch.device("meta"))
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         raise CheckpointError(f"{file.path} is not a UNet that this pack knows: {error}.") from error
     check_tensors(file.path, tensors, net)
     if dtype is not None:
