@@ -1,14 +1,6 @@
 """Synthetic scenes: dancers and solids on a misty plain, with their pose, depth and edge hints.
 
-The mist is what makes the pictures measurable. Every pixel is
-
-    t * albedo * shade + (1 - t) * HAZE,    t = exp(-DENSITY * (distance - 1))
-
-and every albedo has one channel at zero, so the least channel of a pixel, relative to HAZE, is 1 - t:
-the dark channel of He, Sun and Tang (2009). Depth can thus be read out of any picture without a learned judge.
-
-The camera looks level from height 1 - horizon, so that ground at the bottom edge has distance 1; a thing of
-world size s at distance d appears s / d picture heights large. Layout and colours come from separate seeds.
+See demo/mist.py for the air and the camera. Layout and colours come from separate seeds.
 """
 
 from __future__ import annotations
@@ -16,18 +8,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
 from demo import skeleton as sk
+from demo.mist import HAZE, Camera, Canvas, Colour, lambert
 
-Colour = tuple[float, float, float]
+__all__ = ["HAZE", "PALETTE", "VOCABULARY", "Scene", "draw_scene", "scene_batch"]
 
-HAZE = np.array([0.92, 0.95, 0.985], np.float32)
-DENSITY = 0.30
-LIGHT = (-0.55, -0.62, 0.56)  # from the upper left, in front; z points at the camera
 PALETTE: dict[str, Colour] = {
     "red": (0.90, 0.07, 0.0),
     "orange": (1.0, 0.45, 0.0),
@@ -39,9 +28,10 @@ PALETTE: dict[str, Colour] = {
     "magenta": (0.93, 0.0, 0.56),
 }
 VOCABULARY = [
-    *PALETTE, "a", "and", "dancer", "ground", "in", "mist", "misty", "on", "over", "picture", "the", "things",
-    "with",
-]  # fmt: skip
+    *PALETTE,
+    *("a", "and", "dancer", "ground", "in", "mist", "misty"),
+    *("on", "over", "picture", "the", "things", "with"),
+]
 
 
 @dataclass(frozen=True)
@@ -66,63 +56,6 @@ class Scene:
         return cv2.Canny(cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY), 100, 200)
 
 
-@functools.lru_cache(maxsize=4)
-def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres (x, y) in picture heights, float32 [size, size] each."""
-    axis = (np.arange(size, dtype=np.float32) + 0.5) / size
-    return np.meshgrid(axis, axis)
-
-
-class _Canvas:
-    """The picture being painted from far to near, with its transmission."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.x, self.y = _grid(size)
-        self.image = np.empty((3, size, size), np.float32)  # planar: several times faster to paint on
-        self.image[:] = HAZE[:, None, None]
-        self.depth = np.zeros((size, size), np.float32)
-
-    def window(self, left: float, top: float, right: float, bottom: float) -> tuple[slice, slice]:
-        """The pixels around a box given in picture heights, with a margin of 2 px."""
-        low = [max(0, min(self.size, int(np.floor(v * self.size)) - 2)) for v in (top, left)]
-        high = [max(0, min(self.size, int(np.ceil(v * self.size)) + 2)) for v in (bottom, right)]
-        return slice(low[0], high[0]), slice(low[1], high[1])
-
-    def paint(self, where: tuple[slice, slice], cover: np.ndarray, shade: np.ndarray | float,
-              distance: np.ndarray | float, albedo: Colour) -> None:  # fmt: skip
-        """Lay a shaded surface over the window; all arrays have the window's shape."""
-        t = np.minimum(np.exp(-DENSITY * (np.asarray(distance, np.float32) - 1)), np.float32(1))
-        keep, glow, haze = 1 - cover, cover * t * shade, cover * (1 - t)
-        for plane, own, far in zip(self.image, albedo, HAZE.tolist()):
-            plane[where] = plane[where] * keep + glow * own + haze * far
-        self.depth[where] = self.depth[where] * keep + cover * t
-
-    def darken_ground(self, x: float, y: float, radius: float, strength: float, shades: np.ndarray) -> None:
-        """A soft contact shadow: multiply the ground's shades [H, W] inside a flat ellipse."""
-        where = self.window(x - 2.4 * radius, y - 0.8 * radius, x + 2.4 * radius, y + 0.8 * radius)
-        square = ((self.x[where] - x) / radius) ** 2 + ((self.y[where] - y) / (0.3 * radius)) ** 2
-        shades[where] *= 1 - strength * np.exp(-square)
-
-
-def _lambert(nx: np.ndarray, ny: np.ndarray | float, nz: np.ndarray | float) -> np.ndarray:
-    return 0.38 + 0.62 * np.maximum(nx * LIGHT[0] + ny * LIGHT[1] + nz * LIGHT[2], 0)
-
-
-@dataclass(frozen=True)
-class _Camera:
-    horizon: float  # height of the horizon at the middle column, 0 top, 1 bottom
-    slope: float  # of the horizon, downwards to the right
-
-    def level(self, x: Any) -> Any:
-        """Height of the horizon at a column or an array of columns."""
-        return self.horizon + self.slope * (x - 0.5)
-
-    def foot(self, x: Any, distance: float) -> Any:
-        """Where ground at this column and distance appears."""
-        return self.level(x) + (1 - self.horizon) / distance
-
-
 @dataclass(frozen=True)
 class _Solid:
     """A thing that stands on the plain at column x; base and radius in picture heights, as they appear."""
@@ -135,7 +68,7 @@ class _Solid:
     albedo: Colour
 
 
-def _polygon(canvas: _Canvas, where: tuple[slice, slice], points: np.ndarray) -> np.ndarray:
+def _polygon(canvas: Canvas, where: tuple[slice, slice], points: np.ndarray) -> np.ndarray:
     """Anti-aliased coverage of a convex polygon given in picture heights [n, 2], corners clockwise."""
     x, y = canvas.x[where], canvas.y[where]
     inside: np.ndarray = np.full(x.shape, np.inf, np.float32)
@@ -145,17 +78,17 @@ def _polygon(canvas: _Canvas, where: tuple[slice, slice], points: np.ndarray) ->
     return np.clip(inside * canvas.size + 0.5, 0, 1)
 
 
-def _sphere(canvas: _Canvas, camera: _Camera, solid: _Solid, rng: np.random.Generator) -> None:
+def _sphere(canvas: Canvas, camera: Camera, solid: _Solid, rng: np.random.Generator) -> None:
     x, base, radius, distance = solid.x, solid.base, solid.radius, solid.distance
     where = canvas.window(x - radius, base - 2 * radius, x + radius, base)
     nx, ny = (canvas.x[where] - x) / radius, (canvas.y[where] - (base - radius)) / radius
     square = nx * nx + ny * ny
     cover = np.clip((1 - np.sqrt(square)) * radius * canvas.size + 0.5, 0, 1)
     nz = np.sqrt(np.maximum(1 - square, 0))
-    canvas.paint(where, cover, _lambert(nx, ny, nz), distance - 0.5 * radius * distance * nz, solid.albedo)
+    canvas.paint(where, cover, lambert(nx, ny, nz), distance - 0.5 * radius * distance * nz, solid.albedo)
 
 
-def _round(canvas: _Canvas, camera: _Camera, solid: _Solid, rng: np.random.Generator, top: float) -> None:
+def _round(canvas: Canvas, camera: Camera, solid: _Solid, rng: np.random.Generator, top: float) -> None:
     """A cylinder (top = 1) or a cone (top = 0): width at the tip relative to the base."""
     x, base, radius, distance = solid.x, solid.base, solid.radius, solid.distance
     height = radius * rng.uniform(1.5, 2.7)
@@ -170,18 +103,18 @@ def _round(canvas: _Canvas, camera: _Camera, solid: _Solid, rng: np.random.Gener
     nx = np.clip(offset, -1, 1)
     nz = np.sqrt(1 - nx * nx)
     lean = 0.35 * (1 - top)
-    shade = _lambert(nx * (1 - lean), -lean, nz * (1 - lean))
+    shade = lambert(nx * (1 - lean), -lean, nz * (1 - lean))
     canvas.paint(where, cover, shade, distance - 0.5 * radius * distance * nz, solid.albedo)
     if top:
         seen = (base - height - camera.level(x)) * 0.45  # the lid is seen only from above
         lid = max(seen, 0.0) * radius
         if lid * canvas.size > 0.5:
-            ellipse = np.sqrt(((canvas.x[where] - x) / radius) ** 2 + ((canvas.y[where] - base + height) / lid) ** 2)
-            cover = np.clip((1 - ellipse) * lid * canvas.size + 0.5, 0, 1)
+            across, down = (canvas.x[where] - x) / radius, (canvas.y[where] - base + height) / lid
+            cover = np.clip((1 - np.sqrt(across**2 + down**2)) * lid * canvas.size + 0.5, 0, 1)
             canvas.paint(where, cover, 1.0, distance, solid.albedo)
 
 
-def _box(canvas: _Canvas, camera: _Camera, solid: _Solid, rng: np.random.Generator) -> None:
+def _box(canvas: Canvas, camera: Camera, solid: _Solid, rng: np.random.Generator) -> None:
     """A box turned about the vertical, its corners put through the camera; the three faces that may show."""
     x, radius, distance = solid.x, solid.radius, solid.distance
     turn = rng.uniform(0.2, np.pi / 2 - 0.2)
@@ -205,21 +138,22 @@ def _box(canvas: _Canvas, camera: _Camera, solid: _Solid, rng: np.random.Generat
         normal = np.array([np.cos(angles[i] + np.pi / 4), 0.0, -np.sin(angles[i] + np.pi / 4)])
         face = _polygon(canvas, where, np.stack([high[i], high[j], low[j], low[i]]))
         share = np.clip((canvas.x[where] - across[i]) / (across[j] - across[i]), 0, 1)
-        canvas.paint(where, face, float(_lambert(*normal)), depth[i] + share * (depth[j] - depth[i]), solid.albedo)
+        far = depth[i] + share * (depth[j] - depth[i])
+        canvas.paint(where, face, float(lambert(*normal)), far, solid.albedo)
 
 
-def _cylinder(canvas: _Canvas, camera: _Camera, solid: _Solid, rng: np.random.Generator) -> None:
+def _cylinder(canvas: Canvas, camera: Camera, solid: _Solid, rng: np.random.Generator) -> None:
     _round(canvas, camera, solid, rng, top=1.0)
 
 
-def _cone(canvas: _Canvas, camera: _Camera, solid: _Solid, rng: np.random.Generator) -> None:
+def _cone(canvas: Canvas, camera: Camera, solid: _Solid, rng: np.random.Generator) -> None:
     _round(canvas, camera, solid, rng, top=0.0)
 
 
 _SOLIDS = (_sphere, _box, _cone, _cylinder)
 
 
-def _ridge(canvas: _Canvas, camera: _Camera, rng: np.random.Generator, distance: float, albedo: Colour) -> None:
+def _ridge(canvas: Canvas, camera: Camera, rng: np.random.Generator, distance: float, albedo: Colour) -> None:
     """A line of hills that stands on the plain at `distance`."""
     x = canvas.x[0]
     tall = rng.uniform(0.1, 0.42) * (0.35 + camera.horizon)
@@ -236,7 +170,7 @@ def _ridge(canvas: _Canvas, camera: _Camera, rng: np.random.Generator, distance:
     canvas.paint(where, cover, shade, distance, albedo)
 
 
-def _place_figures(rng: np.random.Generator, camera: _Camera) -> list[tuple[np.ndarray, float, float]]:
+def _place_figures(rng: np.random.Generator, camera: Camera) -> list[tuple[np.ndarray, float, float]]:
     """One figure, or two beside each other: (joints [18, 2] in picture heights, scale, distance) each."""
     slots = [(0.02, 0.98)] if rng.random() < 0.8 else [(0.015, 0.49), (0.51, 0.985)]
     figures = []
@@ -261,7 +195,7 @@ def _place_figures(rng: np.random.Generator, camera: _Camera) -> list[tuple[np.n
 
 
 def _capsules(p: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, float, float, float]]:
-    """The figure's body as tapered capsules (start, end, radius at each, height of the axis), radii in scales."""
+    """The figure's body as tapered capsules (start, end, radius at each, height); radii in scales."""
     r = sk.LIMB_RADIUS
     chest = p[sk.NECK] + 0.28 * ((p[sk.R_HIP] + p[sk.L_HIP]) / 2 - p[sk.NECK])
     pelvis = (p[sk.R_HIP] + p[sk.L_HIP]) / 2
@@ -283,7 +217,7 @@ def _capsules(p: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, float, float,
 
 
 def _paint_figure(
-    canvas: _Canvas, joints: np.ndarray, scale: float, distance: float, albedo: Colour, mask: np.ndarray
+    canvas: Canvas, joints: np.ndarray, scale: float, distance: float, albedo: Colour, mask: np.ndarray
 ) -> None:
     """Paint one figure, joints [18, 2] in picture heights, and mark it in the mask (bool [H, W])."""
     margin = sk.HEAD_RADIUS * scale
@@ -297,7 +231,8 @@ def _paint_figure(
         reach = max(r0, r1)
         part = canvas.window(*(np.minimum(start, end) - reach), *(np.maximum(start, end) + reach))
         local = tuple(
-            slice(max(s.start - o, 0), max(min(s.stop - o, n), 0)) for s, o, n in zip(part, (top, left), shape)
+            slice(max(s.start - o, 0), max(min(s.stop - o, n), 0))
+            for s, o, n in zip(part, (top, left), shape)
         )
         px, py = canvas.x[where][local], canvas.y[where][local]
         (x0, y0), (ax, ay) = start.tolist(), (end - start).tolist()
@@ -311,7 +246,7 @@ def _paint_figure(
         height = np.where(alpha > 0, lift + radius * nz, -1)
         front = height > relief[local]
         relief[local] = np.where(front, height, relief[local])
-        shade[local] = np.where(front, _lambert(nx, ny, nz), shade[local])
+        shade[local] = np.where(front, lambert(nx, ny, nz), shade[local])
         np.maximum(cover[local], alpha, out=cover[local])
     soft = cv2.GaussianBlur(np.where(cover > 0, shade, 0), (0, 0), 0.8)
     weight = cv2.GaussianBlur((cover > 0).astype(np.float32), (0, 0), 0.8)
@@ -344,9 +279,8 @@ def draw_scene(seed: int, size: int = 192, colours_from: int | None = None) -> S
     caption = _caption(paint, names[0], names[1], things)
     figure_colour, ground_colour = PALETTE[names[0]], PALETTE[names[1]]
 
-    canvas = _Canvas(size)
-    camera = _Camera(rng.uniform(0.2, 0.75), rng.uniform(-0.12, 0.12))
-    everywhere = (slice(None), slice(None))
+    canvas = Canvas(size)
+    camera = Camera(rng.uniform(0.2, 0.75), rng.uniform(-0.12, 0.12))
     below = canvas.y - camera.level(canvas.x)
     distance = (1 - camera.horizon) / np.maximum(below, 1e-3)
     shades: np.ndarray = 0.92 - 0.12 * np.abs(canvas.x - 0.35)
@@ -368,7 +302,8 @@ def draw_scene(seed: int, size: int = 192, colours_from: int | None = None) -> S
         x = float(joints[[sk.R_ANKLE, sk.L_ANKLE], 0].mean())
         y = float(joints[:, 1].max() + sk.LIMB_RADIUS * scale)
         canvas.darken_ground(x + 0.05 * scale, y, 0.26 * scale, 0.5, shades)
-    canvas.paint(everywhere, np.clip(below * size + 0.5, 0, 1), shades, distance, ground_colour)
+    cover = np.clip(below * size + 0.5, 0, 1)
+    canvas.paint((slice(None), slice(None)), cover, shades, distance, ground_colour)
     for far in sorted(rng.uniform(4.5, 11, rng.integers(0, 4)), reverse=True):
         _ridge(canvas, camera, rng, float(far), ground_colour)
     for solid in solids:

@@ -43,7 +43,7 @@ def _toward(start: np.ndarray, degrees: float, length: float) -> np.ndarray:
 
 
 def _dance(rng: np.random.Generator) -> tuple[list[float], float, float]:
-    """Angles outward from the body for (arm, forearm, thigh, shin) x (right, left), lean and turn in degrees."""
+    """Outward angles of (arm, forearm, thigh, shin) x (right, left), lean and turn, all in degrees."""
     arms = rng.uniform(40, 165, 2)
     fore = arms + rng.uniform(-50, 70, 2)
     thighs = np.array([rng.uniform(-4, 14), rng.uniform(12, 75)])
@@ -98,7 +98,7 @@ _CHANCES = (0.34, 0.16, 0.16, 0.14, 0.12, 0.08)
 
 
 def random_pose(rng: np.random.Generator, calm: bool = False) -> np.ndarray:
-    """A random pose [18, 2] in standing heights, neck at the origin; `calm` asks for a narrow standing one."""
+    """A random pose [18, 2] in standing heights, neck at the origin; `calm` asks for a narrow one."""
     style = _stand if calm else _STYLES[rng.choice(len(_STYLES), p=_CHANCES)]
     angles, lean, turn = style(rng)
     width = np.cos(np.deg2rad(turn))
@@ -128,7 +128,9 @@ def random_pose(rng: np.random.Generator, calm: bool = False) -> np.ndarray:
     return points
 
 
-def _stroke(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, colour: Sequence[float]) -> None:
+def _stroke(
+    canvas: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, colour: Sequence[float]
+) -> None:
     """Paint an anti-aliased capsule. Not cv2.line: its widths differ between OpenCV's versions."""
     low = np.maximum(np.floor(np.minimum(start, end) - radius - 1), 0).astype(int)
     high = np.maximum(np.ceil(np.maximum(start, end) + radius + 2), 0).astype(int)
@@ -142,12 +144,14 @@ def _stroke(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, radius: floa
     window += cover * (np.asarray(colour, np.float32) - window)
 
 
-def draw_skeleton(keypoints: np.ndarray, height: int, width: int, thickness: float | None = None) -> np.ndarray:
+def draw_skeleton(
+    keypoints: np.ndarray, height: int, width: int, thickness: float | None = None
+) -> np.ndarray:
     """The stick drawing that pose ControlNets read.
 
     keypoints: [P, 18, 2 or 3] pixels (x, y[, confidence]); a joint of confidence 0 is left out.
-    thickness: of the limbs in pixels, by default a sixtieth of the shorter side; joints are 1.5 times as wide.
-    Returns uint8 [height, width, 3], RGB on black. Limbs have 60 % of their colour's brightness, joints all of it.
+    thickness: of the limbs in pixels, by default a sixtieth of the shorter side; joints are wider.
+    Returns uint8 [height, width, 3], RGB on black; limbs at 60 % of their colour's brightness, joints at all.
     """
     radius = (thickness or min(height, width) / 60) / 2
     canvas = np.zeros((height, width, 3), np.float32)

@@ -67,7 +67,7 @@ def test_shifting_lowers_every_measure(seed):
 
 def test_shifts_within_the_tolerance_are_forgiven():
     scene = draw_scene(4)
-    moved = cv2.warpAffine(scene.image, np.float32([[1, 0, 2], [0, 1, 0]]), (192, 192), borderMode=cv2.BORDER_REPLICATE)
+    moved = np.concatenate([scene.image[:, :1], scene.image[:, :1], scene.image[:, :-2]], axis=1)
     assert edge_f1(moved, scene.edges, tolerance=2) > 0.97
     assert edge_f1(moved, scene.edges, tolerance=0) < edge_f1(moved, scene.edges, tolerance=2)
 

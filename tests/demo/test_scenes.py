@@ -40,7 +40,7 @@ def test_shapes_types_and_ranges(seed, size):
     assert scene.image.dtype == scene.pose.dtype == scene.edges.dtype == np.uint8
     assert scene.depth.shape == scene.edges.shape == scene.figure_mask.shape == (size, size)
     assert scene.depth.dtype == np.float32 and scene.figure_mask.dtype == bool
-    assert 0 <= scene.depth.min() and scene.depth.max() <= 1
+    assert scene.depth.min() >= 0 and scene.depth.max() <= 1
     assert set(np.unique(scene.edges)) <= {0, 255}
     assert scene.keypoints.shape in {(1, 18, 3), (2, 18, 3)}
     assert scene.image.flags["C_CONTIGUOUS"]
