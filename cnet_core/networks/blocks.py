@@ -32,6 +32,7 @@ class Build:
     attention: Attention = sdpa
     dtype: torch.dtype | None = None
     device: torch.device | str | None = None
+    norm_groups: int = 32
 
     @property
     def place(self) -> dict[str, Any]:
@@ -44,7 +45,7 @@ class Build:
         return self.operations.Linear(cin, cout, bias=bias, **self.place)
 
     def group_norm(self, channels: int, eps: float = 1e-5) -> nn.Module:
-        return self.operations.GroupNorm(32, channels, eps=eps, affine=True, **self.place)
+        return self.operations.GroupNorm(self.norm_groups, channels, eps=eps, affine=True, **self.place)
 
     def layer_norm(self, channels: int) -> nn.Module:
         return self.operations.LayerNorm(channels, **self.place)

@@ -50,7 +50,7 @@ class ControlNet(Encoder):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
-        build = Build(operations, attention, dtype, device)
+        build = Build(operations, attention, dtype, device, config.norm_groups)
         super().__init__(config, build)
         self.hint_channels = hint_channels
         self.hint_widths = hint_widths

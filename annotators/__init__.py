@@ -1,0 +1,1 @@
+"""From images to hints. Imports nothing of the other rooms."""

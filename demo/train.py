@@ -1,0 +1,179 @@
+"""The trainings of the mini checkpoints: autoencoder, base with its text encoder, and the control networks."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from cnet_core.networks.autoencoder import TinyAutoencoder
+from cnet_core.networks.controlnet import ControlNet
+from cnet_core.networks.text_encoder import WordEncoder
+from cnet_core.networks.unet import UNet
+from demo.scenes import Scene, draw_scene
+
+HINTS: dict[str, Callable[[Scene], np.ndarray]] = {
+    "pose": lambda scene: scene.pose,
+    "depth": lambda scene: np.repeat(np.rint(255 * scene.depth)[..., None], 3, 2).astype(np.uint8),
+    "canny": lambda scene: np.repeat(scene.edges[..., None], 3, 2),
+}
+# Scenes below this seed are held out for the report.
+FIRST_TRAINING_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training: its length, and the peak learning rate of its warm-up and cosine decay."""
+
+    steps: int
+    batch: int
+    rate: float
+    seed: int
+    warm_up: int = 100
+
+    def rate_at(self, step: int) -> float:
+        if step < self.warm_up:
+            return self.rate * (step + 1) / self.warm_up
+        done = (step - self.warm_up) / max(1, self.steps - self.warm_up)
+        return self.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+class Scenes(IterableDataset):
+    """Endless batches of fresh scenes: pictures, captions and hints. Deterministic from `start` on."""
+
+    def __init__(self, batch: int, start: int, hint: str | None = None):
+        self.batch, self.start, self.hint = batch, start, hint
+
+    def __iter__(self) -> Iterator[dict]:
+        seed = FIRST_TRAINING_SEED + self.start
+        while True:
+            # One thread is enough here, and more would fight the training for the cores.
+            cv2.setNumThreads(1)
+            scenes = [draw_scene(seed + i) for i in range(self.batch)]
+            images = np.stack([scene.image for scene in scenes])
+            out = {"images": torch.from_numpy(images), "captions": [scene.caption for scene in scenes]}
+            if self.hint is not None:
+                out["hints"] = torch.from_numpy(np.stack([HINTS[self.hint](scene) for scene in scenes]))
+            seed += self.batch
+            yield out
+
+
+def batches(scenes: Scenes) -> Iterator[dict]:
+    """The scenes, drawn by one process beside the training."""
+    return iter(DataLoader(scenes, batch_size=None, num_workers=1, prefetch_factor=4))
+
+
+def to_images(pixels: Tensor) -> Tensor:
+    """uint8 [B,H,W,C] to float [B,C,H,W] in 0..1."""
+    return pixels.permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def train(
+    name: str,
+    modules: dict[str, nn.Module],
+    plan: Plan,
+    data: Callable[[int], Iterator[dict]],
+    loss_of: Callable[[dict, torch.Generator], Tensor],
+    state_file: Path,
+    decay: float = 0.998,
+) -> None:
+    """Run one training, resumable from `state_file`; the modules end up with their averaged weights.
+
+    data: batches from a number of scenes on. The averaged weights are an exponential moving average of the given
+    decay, which starts as a plain mean.
+    """
+    module = nn.ModuleDict(modules)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    average = [p.detach().clone() for p in parameters]
+    first = 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, first = state["average"], state["step"]
+    stream, started, losses = data(first * plan.batch), time.monotonic(), []
+    for step in range(first, plan.steps):
+        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate_at(step)
+        loss = loss_of(next(stream), generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(decay, (1 + step) / (10 + step)))
+        losses.append(loss.detach())
+        if (step + 1) % 100 == 0 or step + 1 == plan.steps:
+            pace = (time.monotonic() - started) / (step + 1 - first)
+            left = pace * (plan.steps - step - 1) / 60
+            mean = float(torch.stack(losses).mean())
+            print(f"{name}: step {step + 1}/{plan.steps} loss {mean:.4f} {pace:.2f} s/step, {left:.0f} min left", flush=True)
+            losses = []
+        if (step + 1) % 500 == 0 or step + 1 == plan.steps:
+            torch.save(
+                {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step + 1},
+                state_file.with_suffix(".part"),
+            )
+            state_file.with_suffix(".part").replace(state_file)
+    with torch.no_grad():
+        for parameter, mean in zip(parameters, average, strict=True):
+            parameter.copy_(mean)
+
+
+def autoencoder_loss(autoencoder: TinyAutoencoder) -> Callable[[dict, torch.Generator], Tensor]:
+    def loss_of(batch: dict, generator: torch.Generator) -> Tensor:
+        # Quarters of the pictures: the network is convolutional, and small tensors stay in the cache.
+        images = rearrange(to_images(batch["images"]) * 2 - 1, "b c (y h) (x w) -> (b y x) c h w", y=2, x=2)
+        b, _, h, w = images.shape
+        noise = torch.randn(b, autoencoder.config.latent_channels, h // 8, w // 8, generator=generator)
+        return autoencoder.loss(images.contiguous(memory_format=torch.channels_last), noise)
+
+    return loss_of
+
+
+def alpha_sigma(timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """Signal and noise scales [B,1,1,1] of Stable Diffusion's schedule (scaled-linear betas) at 0..999."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, 0)[timesteps].float()[:, None, None, None]
+    return kept.sqrt(), (1 - kept).sqrt()
+
+
+def diffusion_loss(
+    unet: UNet,
+    text: WordEncoder,
+    autoencoder: TinyAutoencoder,
+    scale: float,
+    drop: float,
+    control: ControlNet | None = None,
+) -> Callable[[dict, torch.Generator], Tensor]:
+    """Mean squared error of the v-prediction (arXiv 2202.00512) with captions dropped at the rate `drop`."""
+
+    def loss_of(batch: dict, generator: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            images = to_images(batch["images"]) * 2 - 1
+            clean = autoencoder.encode(images.contiguous(memory_format=torch.channels_last)) * scale
+        b = clean.shape[0]
+        dropped = torch.rand(b, generator=generator) < drop
+        captions = ["" if d else c for c, d in zip(batch["captions"], dropped.tolist(), strict=True)]
+        timesteps = torch.randint(0, 1000, (b,), generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        alpha, sigma = alpha_sigma(timesteps)
+        noisy = (alpha * clean + sigma * noise).contiguous(memory_format=torch.channels_last)
+        context = text(text.tokenize(captions))
+        residuals = None
+        if control is not None:
+            hint = to_images(batch["hints"]).contiguous(memory_format=torch.channels_last)
+            residuals = control(noisy, control.encode_hint(hint), timesteps, context)
+        predicted = unet(noisy, timesteps, context, residuals=residuals)
+        return F.mse_loss(predicted, alpha * noise - sigma * clean)
+
+    return loss_of

@@ -1,0 +1,35 @@
+"""Apply one ControlNet to a prompt."""
+
+from comfy_api.latest import io
+
+from ..cnet_core.control.timing import Timing
+from . import host
+from .inputs import conditioning_inputs, conditioning_outputs, control_inputs, timing_inputs, vae_input
+
+
+class ApplyControlNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CNetApply",
+            display_name="Apply ControlNet (CNet)",
+            category="cnet/apply",
+            description=(
+                "Steer a picture with one hint. Several of these in a row add up; to combine controls by another rule, use "
+                "Control Unit and Merge Controls."
+            ),
+            search_aliases=["controlnet apply", "use controlnet", "apply control"],
+            inputs=[*conditioning_inputs(), *control_inputs(), *timing_inputs(), vae_input()],
+            outputs=conditioning_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls, positive, negative, control_net, image, strength, start_percent, end_percent, vae=None
+    ) -> io.NodeOutput:
+        timing = Timing(strength, start_percent, end_percent)
+        host.check_conditioning(control_net, positive + negative)
+        control = host.with_hint(control_net, image, timing, vae)
+        if timing.absent:
+            return io.NodeOutput(positive, negative)
+        return io.NodeOutput(*host.attach(control, positive, negative))

@@ -1,0 +1,98 @@
+"""The mini Stable Diffusion as MODEL, CLIP and VAE of a host.
+
+The MODEL is the host's own. CLIP and VAE are small objects with the methods that the host's nodes call: the mini
+networks are of none of the kinds that a host's classes are made for.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..cnet_core.checkpoints import read_state_dict, unet_config
+from ..cnet_core.errors import CNetError
+from ..cnet_core.networks.autoencoder import AutoencoderConfig, TinyAutoencoder
+from ..cnet_core.networks.text_encoder import WordEncoder, WordEncoderConfig
+from . import host
+
+
+def load(folder: Path) -> tuple[Any, "MiniCLIP", "MiniVAE"]:
+    """(MODEL, CLIP, VAE) of the mini checkpoints in a folder. Raises CheckpointError if a file is missing or damaged."""
+    unet = read_state_dict(folder / "unet.safetensors")
+    autoencoder = read_state_dict(folder / "autoencoder.safetensors")
+    text = read_state_dict(folder / "text_encoder.safetensors")
+    model = host.diffusion_model(
+        unet_config(unet.tensors, unet.metadata),
+        unet.tensors,
+        float(autoencoder.metadata["cnet.latent_scale"]),
+        json.loads(autoencoder.metadata["cnet.latent_rgb"]),
+    )
+    return model, MiniCLIP(text), MiniVAE(autoencoder)
+
+
+class MiniVAE:
+    """Pictures [B,H,W,3] in 0..1 to latents [B,4,H/8,W/8], and back."""
+
+    latent_channels = 4
+
+    def __init__(self, file: Any):
+        net = TinyAutoencoder(AutoencoderConfig(**json.loads(file.metadata["cnet.config"])))
+        net.load_state_dict(file.tensors)
+        self.resident = host.Resident.vae(net.eval().requires_grad_(False))
+        self.patcher = self.resident.patcher
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        net = self.resident.ready()
+        height, width = (side // 8 * 8 for side in pixels.shape[1:3])
+        if not height or not width:
+            raise CNetError(f"the picture is {pixels.shape[2]}x{pixels.shape[1]}; at least 8x8 pixels are needed.")
+        top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
+        images = pixels[:, top : top + height, left : left + width, :3].movedim(-1, 1).float() * 2 - 1
+        return net.encode(images.to(self.resident.load_device)).to(host.result_device())
+
+    def decode(self, latent: Tensor) -> Tensor:
+        net = self.resident.ready()
+        images = net.decode(latent.float().to(self.resident.load_device))
+        return ((images + 1) / 2).clamp(0, 1).movedim(1, -1).to(host.result_device())
+
+    def encode_tiled(self, pixels: Tensor, **tiles: Any) -> Tensor:
+        """As encode: the network is small enough for any picture."""
+        return self.encode(pixels)
+
+    def decode_tiled(self, latent: Tensor, **tiles: Any) -> Tensor:
+        """As decode: the network is small enough for any picture."""
+        return self.decode(latent)
+
+    def spacial_compression_encode(self) -> int:
+        return 8
+
+    def spacial_compression_decode(self) -> int:
+        return 8
+
+    def temporal_compression_decode(self) -> None:
+        return None
+
+
+class MiniCLIP:
+    """Texts to CONDITIONING of width 64."""
+
+    def __init__(self, file: Any):
+        config = json.loads(file.metadata["cnet.config"])
+        net = WordEncoder(WordEncoderConfig(**{**config, "vocabulary": tuple(config["vocabulary"])}))
+        net.load_state_dict(file.tensors)
+        self.resident = host.Resident.text(net.eval().requires_grad_(False))
+        self.patcher = self.resident.patcher
+
+    def clone(self) -> "MiniCLIP":
+        return self
+
+    def tokenize(self, text: str, **options: Any) -> Tensor:
+        """Token ids [1,length]; weights in brackets, as in (red:1.2), do not count."""
+        return self.resident.net.tokenize([text])
+
+    def encode_from_tokens_scheduled(self, tokens: Tensor, add_dict: dict | None = None, **options: Any) -> list:
+        """CONDITIONING: one entry of (context [1,length,64], options)."""
+        net = self.resident.ready()
+        context = net(tokens.to(self.resident.load_device)).to(host.result_device())
+        return [[context, {"pooled_output": None, **(add_dict or {})}]]
