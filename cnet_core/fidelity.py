@@ -39,7 +39,7 @@ def _map(value: Any, picture: np.ndarray, name: str) -> np.ndarray:
     plane = _array(value)
     if plane.shape != picture.shape[:2]:
         raise HintError(
-            f"The {name} has shape {plane.shape}, the image {picture.shape[:2]}; both must be the same [H, W]. "
+            f"The {name} has shape {plane.shape}, the image {picture.shape[:2]}; both need one [H, W]. "
             f"Resize the {name} to the image."
         )
     return plane
@@ -61,8 +61,8 @@ def figure_pixels(
     """The pixels of one surface colour seen through haze, bool [H, W].
 
     Haze adds its own colour, so taking the dark channel's share of haze away leaves the surface's colour up
-    to brightness; the directions of colours are then compared. A pixel belongs to `colour` when what is left is
-    at least `saturation` bright, lies within 18 degrees of `colour`, and lies nearer to it than to any of
+    to brightness; the directions of colours are then compared. A pixel belongs to `colour` when what is
+    left is at least `saturation` bright, lies within 18 degrees of `colour`, and lies nearer to it than to any of
     `others` (the scene's other colours; RGB triples in 0..1, like `colour` and `haze`). Specks and lines less
     than three pixels wide, such as the mixed colours on the outlines of other things, do not count.
     """
