@@ -62,7 +62,7 @@ def figure_pixels(
 
     Haze adds its own colour, so taking the dark channel's share of haze away leaves the surface's colour up
     to brightness; the directions of colours are then compared. A pixel belongs to `colour` when what is
-    left is at least `saturation` bright, lies within 18 degrees of `colour`, and lies nearer to it than to any of
+    left is at least `saturation` bright, within 18 degrees of `colour`, and nearer to it than to any of
     `others` (the scene's other colours; RGB triples in 0..1, like `colour` and `haze`). Specks and lines less
     than three pixels wide, such as the mixed colours on the outlines of other things, do not count.
     """
