@@ -9,12 +9,15 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import nn
+from einops import rearrange
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from cnet_core.checkpoints import load_unet, read_state_dict, save_controlnet, save_unet
+from cnet_core.checkpoints.shapes import CONFIG_KEY
 from cnet_core.networks.autoencoder import AutoencoderConfig, TinyAutoencoder
 from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.controlnet import ControlNet
@@ -39,24 +42,24 @@ PLANS = {
 }
 
 
-def save(module: nn.Module, path: Path, config: dict, **metadata: str) -> None:
-    """Write a module's weights in half precision, with its configuration as JSON in the metadata."""
+def save(module: nn.Module, path: Path, config: Any, **metadata: str) -> None:
+    """Write a small network in half precision, with its configuration as JSON in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.half().contiguous() for key, value in module.state_dict().items()}
     part = path.with_suffix(".part")
-    save_file(tensors, part, {"cnet.config": json.dumps(config), **metadata})
+    tensors = {key: value.half().contiguous() for key, value in module.state_dict().items()}
+    save_file(tensors, part, {CONFIG_KEY: json.dumps(dataclasses.asdict(config)), **metadata})
     part.replace(path)
 
 
-def read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """(metadata, fp32 state dict) of a file that `save` wrote."""
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    return metadata, {key: value.float() for key, value in load_file(path).items()}
-
-
 def frozen(module: nn.Module) -> nn.Module:
-    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return module.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def latent_colours(images: Tensor, latents: Tensor) -> list[list[float]]:
+    """The linear map from latents to RGB in -1..1 that a host needs for previews while it samples."""
+    small = rearrange(nn.functional.avg_pool2d(images, 8), "b c h w -> (b h w) c")
+    flat = rearrange(latents, "b c h w -> (b h w) c")
+    return torch.linalg.lstsq(flat, small).solution.tolist()
 
 
 class Maker:
@@ -81,19 +84,22 @@ class Maker:
         with torch.no_grad():
             images = to_images(next(batches(Scenes(64, 0)))["images"]) * 2 - 1
             latents = net.encode(images)
-        print("latent std per channel", latents.std(dim=(0, 2, 3)).tolist(), "mean", latents.mean(dim=(0, 2, 3)).tolist())
+        scale = 1 / float(latents.std())
         save(
             net,
             self.weights / "autoencoder.safetensors",
-            dataclasses.asdict(AUTOENCODER),
-            **{"cnet.latent_scale": f"{1 / float(latents.std()):.4f}"},
+            AUTOENCODER,
+            **{
+                "cnet.latent_scale": f"{scale:.4f}",
+                "cnet.latent_rgb": json.dumps(latent_colours(images, latents * scale)),
+            },
         )
 
     def load_autoencoder(self) -> tuple[TinyAutoencoder, float]:
-        metadata, tensors = read(self.weights / "autoencoder.safetensors")
+        file = read_state_dict(self.weights / "autoencoder.safetensors")
         net = TinyAutoencoder(AUTOENCODER)
-        net.load_state_dict(tensors)
-        return frozen(net), float(metadata["cnet.latent_scale"])
+        net.load_state_dict(file.tensors)
+        return frozen(net), float(file.metadata["cnet.latent_scale"])
 
     def base(self) -> None:
         plan = PLANS["base"]
@@ -113,19 +119,13 @@ class Maker:
             diffusion_loss(unet, text, autoencoder, scale, drop=0.1),
             self.states / "base.pt",
         )
-        save(text, self.weights / "text_encoder.safetensors", dataclasses.asdict(TEXT))
-        save(
-            unet,
-            self.weights / "unet.safetensors",
-            dataclasses.asdict(CONFIG),
-            **{"cnet.prediction": "v", "cnet.latent_scale": str(scale)},
-        )
+        save(text, self.weights / "text_encoder.safetensors", TEXT)
+        save_unet(unet, self.weights / "unet.safetensors", {"cnet.prediction": "v"}, torch.float16)
 
     def load_base(self) -> tuple[UNet, WordEncoder]:
-        unet, text = UNet(CONFIG), WordEncoder(TEXT)
-        unet.load_state_dict(read(self.weights / "unet.safetensors")[1])
-        text.load_state_dict(read(self.weights / "text_encoder.safetensors")[1])
-        return frozen(unet), text.eval().requires_grad_(False)
+        text = WordEncoder(TEXT)
+        text.load_state_dict(read_state_dict(self.weights / "text_encoder.safetensors").tensors)
+        return frozen(load_unet(self.weights / "unet.safetensors")), text.eval().requires_grad_(False)
 
     def control(self, kind: str) -> None:
         plan = PLANS[kind]
@@ -142,7 +142,7 @@ class Maker:
             self.states / f"{kind}.pt",
             decay=0.99,
         )
-        save(net, self.control_file(kind), dataclasses.asdict(CONFIG), **{"cnet.kind": kind})
+        save_controlnet(net, self.control_file(kind), {"cnet.kind": kind}, torch.float16)
 
     def control_file(self, kind: str) -> Path:
         return self.weights / "controlnet" / f"cnet_mini_{kind}.safetensors"

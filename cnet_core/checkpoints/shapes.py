@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..networks.config import UNetConfig
 
-# Where our own files carry what shapes cannot tell: the number of attention heads.
+# Where our own files carry what shapes cannot tell: the numbers of attention heads and of normalisation groups.
 CONFIG_KEY = "cnet.config"
 
 State = Mapping[str, Tensor]
@@ -77,24 +77,25 @@ def _encoder_config(state: State, metadata: Mapping[str, str] | None) -> UNetCon
         else None,
         "in_channels": in_channels,
     }
-    return UNetConfig(**config, **_heads(config, metadata or {}))
+    return UNetConfig(**config, **_shapeless(config, metadata or {}))
 
 
-def _heads(config: dict[str, Any], metadata: Mapping[str, str]) -> dict[str, int]:
-    """Heads leave no trace in the shapes: from the metadata of our own files, else by the family's custom."""
+def _shapeless(config: dict[str, Any], metadata: Mapping[str, str]) -> dict[str, int]:
+    """Heads and groups leave no trace in the shapes: from the metadata of our own files, else by the family's custom."""
     if CONFIG_KEY in metadata:
         try:
             written = json.loads(metadata[CONFIG_KEY])
             heads = {
                 name: int(written[name]) for name in ("num_heads", "num_head_channels") if written.get(name)
             }
+            groups = int(written.get("norm_groups", 32))
         except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"its {CONFIG_KEY} metadata cannot be read: {error}") from error
         if len(heads) != 1:
             raise CheckpointError(
                 f"its {CONFIG_KEY} metadata gives {heads or 'no heads'}; expected num_heads or num_head_channels"
             )
-        return heads
+        return {**heads, "norm_groups": groups}
     if config["context_dim"] == 768 or not config["use_linear_in_transformer"]:
         return {"num_heads": 8}
     if config["model_channels"] % 64:
