@@ -14,7 +14,7 @@ from ..networks.config import UNetConfig
 from ..networks.controlnet import ControlNet
 from .bases import base_name
 from .family import Family
-from .shapes import controlnet_config
+from .shapes import MissingTensor, controlnet_config
 
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
@@ -125,6 +125,11 @@ def control_file(
     """A ControlFile of LDM-named tensors, its sizes read from their shapes."""
     try:
         config, hint_channels, hint_widths = controlnet_config(tensors, metadata)
+    except MissingTensor as error:
+        problem = f"it has no {name_in_file(error.name)}, which gives the size of the network"
+        raise CheckpointError(
+            f"{path} is a damaged or incomplete {family.name}: {problem}. Download it again."
+        ) from None
     except (ValueError, IndexError) as error:
         raise CheckpointError(
             f"{path} is a damaged or incomplete {family.name}: {error}. Download it again."

@@ -315,7 +315,7 @@ def identify(file: StateFile, families: Sequence[Family] = FAMILIES) -> Family:
 
 def refuse(file: StateFile, family: Family) -> CheckpointError:
     """The error for a file of a family that this pack does not load itself: what it is, and where it belongs."""
-    article = "an" if family.name[0] in "AEIOU" or family.name.startswith("SD") else "a"
     return CheckpointError(
-        f"{file.path} is {article} {family.name}, expected a ControlNet for SD1.5, SD2.x or SDXL. {family.mend}"
+        f"{file.path} holds another kind of network: {family.name}. Expected a ControlNet for SD1.5, SD2.x or SDXL. "
+        f"{family.mend}"
     )

@@ -56,7 +56,7 @@ def load_unet(
     family = identify(file)
     if family.id not in ("checkpoint", "ldm_unet", "diffusers_unet"):
         raise CheckpointError(
-            f"{file.path} is a {family.name}, expected the UNet of an SD1.5, SD2.x or SDXL model."
+            f"{file.path} holds another kind of network: {family.name}. Expected an SD1.5, SD2.x or SDXL model."
         )
     if family.id == "diffusers_unet":
         tensors = from_diffusers(file.tensors)

@@ -168,13 +168,16 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _torch_load(path: Path) -> Any:
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except RuntimeError as error:
-        # Files older than torch 1.6 are not zip archives and cannot be mapped.
-        if "mmap" not in str(error):
-            raise
-        return torch.load(path, weights_only=True, map_location="cpu")
+    # Newer versions of torch.load go by the extension, and would take a misnamed pickle for safetensors.
+    if path.suffix != ".safetensors":
+        try:
+            return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        except RuntimeError as error:
+            # Files older than torch 1.6 are not zip archives and cannot be mapped.
+            if "mmap" not in str(error):
+                raise
+    with path.open("rb") as file:
+        return torch.load(file, weights_only=True, map_location="cpu")
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

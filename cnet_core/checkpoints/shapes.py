@@ -17,6 +17,14 @@ CONFIG_KEY = "cnet.config"
 State = Mapping[str, Tensor]
 
 
+class MissingTensor(CheckpointError):
+    """A tensor that gives a size is not there; `name` is its LDM name."""
+
+    def __init__(self, name: str):
+        super().__init__(f"it has no {name}, which gives the size of the network")
+        self.name = name
+
+
 def controlnet_config(
     state: State, metadata: Mapping[str, str] | None = None
 ) -> tuple[UNetConfig, int, tuple[int, ...]]:
@@ -47,7 +55,7 @@ def _encoder_config(state: State, metadata: Mapping[str, str] | None) -> UNetCon
     widths: list[int] = [model_channels]
     blocks, depths = [0], [0]
     for i in range(1, _count(state, "input_blocks")):
-        if f"input_blocks.{i}.0.op.weight" in state:
+        if _has(state, f"input_blocks.{i}.0.op."):
             widths.append(widths[-1])
             blocks.append(0)
             depths.append(0)
@@ -66,7 +74,7 @@ def _encoder_config(state: State, metadata: Mapping[str, str] | None) -> UNetCon
         "channel_mult": tuple(width // model_channels for width in widths),
         "num_res_blocks": tuple(blocks),
         "transformer_depth": tuple(depths),
-        "transformer_depth_middle": middle if "middle_block.1.proj_in.weight" in state else -1,
+        "transformer_depth_middle": middle if _has(state, "middle_block.1.proj_in.") else -1,
         # A network without attention to the text has none.
         "context_dim": next(contexts, 0),
         "use_linear_in_transformer": any(
@@ -116,7 +124,11 @@ def _depth(state: State, prefix: str) -> int:
     return _count(state, prefix + ".transformer_blocks")
 
 
+def _has(state: State, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in state)
+
+
 def _shape(state: State, name: str) -> tuple[int, ...]:
     if name not in state:
-        raise CheckpointError(f"it has no {name}, which gives the size of the network")
+        raise MissingTensor(name)
     return tuple(state[name].shape)

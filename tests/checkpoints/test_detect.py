@@ -1,0 +1,175 @@
+"""The table of families: each is known by its keys, and each message says where the file belongs."""
+
+import pytest
+import torch
+
+from cnet_core.checkpoints import (
+    Family,
+    describe,
+    identify,
+    load_controlnet,
+    open_control,
+    read_state_dict,
+    refuse,
+)
+from cnet_core.checkpoints.convert import to_diffusers
+from cnet_core.checkpoints.detect import FAMILIES
+from cnet_core.checkpoints.family import has_all
+from cnet_core.errors import CheckpointError
+
+# Keys as the released files have them; (family, part of the mend).
+HOST = "Load ControlNet Model"
+KEYS = {
+    ("control_lora", HOST): ["lora_controlnet", "input_hint_block.0.weight", "zero_convs.0.0.weight"],
+    ("union", HOST): [
+        "controlnet_cond_embedding.conv_in.weight",
+        "control_add_embedding.linear_1.bias",
+        "task_embedding",
+        "controlnet_down_blocks.0.weight",
+    ],
+    ("hunyuan_dit", HOST): ["after_proj_list.18.bias", "before_proj.weight"],
+    ("flux_xlabs", HOST): ["controlnet_blocks.0.weight", "double_blocks.0.img_attn.norm.key_norm.scale"],
+    ("flux_instantx", HOST): ["controlnet_blocks.0.weight", "controlnet_x_embedder.weight"],
+    ("flux_mistoline", HOST): ["controlnet_blocks.0.linear.weight"],
+    ("sd3", HOST): ["controlnet_blocks.0.weight", "pos_embed_input.proj.weight"],
+    ("qwen_instantx", HOST): [
+        "controlnet_blocks.0.weight",
+        "transformer_blocks.0.img_mlp.net.0.proj.weight",
+        "controlnet_x_embedder.weight",
+    ],
+    ("qwen_fun", HOST): ["control_blocks.0.after_proj.weight", "control_img_in.weight"],
+    ("cascade", HOST): ["backbone.0.0.weight"],
+    ("t2i_adapter", HOST): ["conv_in.weight", "conv_in.bias", "body.0.block1.weight", "body.2.down_opt.op.weight"],
+    ("ctrlora", "Load CtrLoRA Model"): [
+        "control_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_layer.down.weight",
+        "control_model.zero_convs.0.0.weight",
+    ],
+    ("sparsectrl", "Load SparseCtrl Model"): [
+        "controlnet_cond_embedding.conv_in.weight",
+        "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight",
+    ],
+    ("lllite", "Load Advanced ControlNet Model"): ["lllite_unet_input_blocks_4_1_x_attn1_to_q.down.0.weight"],
+    ("qwen_diffsynth", "Load Model Patch"): ["controlnet_blocks.0.y_rms.weight", "controlnet_blocks.0.weight", "img_in.weight"],
+    ("z_image_fun", "Load Model Patch"): ["control_all_x_embedder.2-1.weight", "control_layers.0.before_proj.weight"],
+    ("uni3c", "Load Model Patch"): ["controlnet_patch_embedding.weight"],
+    ("anima_lllite", "Load Model Patch"): ["lllite_conditioning1.conv1.weight"],
+    ("supir", "Load Model Patch"): [
+        "control_model.input_hint_block.0.weight",
+        "project_modules.0.zero_conv.weight",
+    ],
+    ("uso", "Load Model Patch"): ["feature_embedder.mid_layer_norm.bias"],
+    ("ip_adapter", "IPAdapter Model Loader"): ["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"],
+    ("motion_module", "AnimateDiff"): ["down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"],
+    ("kohya_lora", "Load LoRA"): [
+        "lora_unet_down_blocks_0_attentions_0_proj_in.alpha",
+        "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight",
+    ],
+    ("lora", "Load LoRA"): ["unet.down_blocks.0.attentions.0.attn1.processor.to_q_lora.down.weight"],
+    ("embedding", "models/embeddings"): ["emb_params"],
+    ("checkpoint", "Load Checkpoint"): [
+        "model.diffusion_model.input_blocks.0.0.weight",
+        "model.diffusion_model.output_blocks.0.0.in_layers.0.weight",
+        "first_stage_model.decoder.mid.block_1.norm1.weight",
+        "cond_stage_model.transformer.text_model.encoder.layers.0.layer_norm1.weight",
+    ],
+    ("ldm_unet", "Load Diffusion Model"): ["input_blocks.0.0.weight", "output_blocks.0.0.in_layers.0.weight"],
+    ("diffusers_unet", "Load Diffusion Model"): [
+        "conv_in.weight",
+        "time_embedding.linear_1.weight",
+        "up_blocks.0.resnets.0.norm1.weight",
+    ],
+    ("dit", "Load Diffusion Model"): ["double_blocks.0.img_attn.qkv.weight", "img_in.weight"],
+    ("ldm_vae", "Load VAE"): ["decoder.conv_in.weight", "decoder.mid.block_1.norm1.weight"],
+    ("diffusers_vae", "Load VAE"): ["decoder.conv_in.weight", "decoder.mid_block.resnets.0.norm1.weight"],
+    ("text_encoder", "Load CLIP"): ["text_model.encoder.layers.0.layer_norm1.weight"],
+    ("clip_vision", "Load CLIP Vision"): ["vision_model.encoder.layers.0.layer_norm1.weight"],
+    ("upscaler", "Load Upscale Model"): ["model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"],
+}  # fmt: skip
+
+MORE_KEYS = {
+    "t2i_adapter": [
+        ["body.0.in_conv.weight"],
+        ["adapter.body.0.resnets.0.block1.weight"],
+        ["adapter.conv_in.weight", "adapter.body.0.block1.weight"],
+    ],
+    "kohya_lora": [["lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight"]],
+    "lora": [
+        ["transformer.single_blocks.0.attn.to_k.lora_A.weight"],
+        ["diffusion_model.blocks.0.self_attn.q.lora_down.weight"],
+    ],
+    "embedding": [["clip_l", "clip_g"], ["string_to_param.*"]],
+    "ldm_unet": [["model.diffusion_model.output_blocks.0.0.in_layers.0.weight"]],
+    "text_encoder": [
+        ["encoder.block.0.layer.0.SelfAttention.q.weight"],
+        ["model.layers.0.self_attn.q_proj.weight"],
+    ],
+}
+
+
+def tensors(keys):
+    return {key: torch.zeros(1) for key in keys}
+
+
+@pytest.mark.parametrize(("family", "mend"), KEYS, ids=[family for family, _ in KEYS])
+def test_refused_with_the_node_that_takes_it(write, family, mend):
+    path = write(tensors(KEYS[family, mend]))
+    found = identify(read_state_dict(path))
+    assert found.id == family
+    assert found.kind == ("host" if mend == HOST else "other")
+    for load in (open_control, load_controlnet):
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        message = str(caught.value)
+        assert str(path) in message and found.name in message and mend in message
+    assert describe(path).startswith(found.name)
+
+
+@pytest.mark.parametrize(
+    ("family", "keys"), [(family, keys) for family, lists in MORE_KEYS.items() for keys in lists]
+)
+def test_other_spellings(write, family, keys):
+    assert identify(read_state_dict(write(tensors(keys)))).id == family
+
+
+def test_every_family_is_tested_and_told_apart():
+    native = {"diffusers_controlnet", "difference_controlnet", "ldm_controlnet"}
+    ids = [family.id for family in FAMILIES]
+    assert len(set(ids)) == len(ids)
+    assert set(ids) == native | {family for family, _ in KEYS}
+    assert {family.id for family in FAMILIES if family.kind == "native"} == native
+    assert all(family.mend for family in FAMILIES if family.kind != "native")
+
+
+def test_unknown_keys(write):
+    path = write(tensors(["foo.weight", "bar.weight"]))
+    with pytest.raises(
+        CheckpointError, match=r"net\.safetensors is not a ControlNet.*2 tensors.*bar\.weight"
+    ):
+        open_control(path)
+    assert describe(path).startswith("unknown kind of network")
+
+
+def test_controlnets_of_every_layout(write, controlnet):
+    state = controlnet.state_dict()
+    for tensors, family in (
+        (state, "ldm_controlnet"),
+        ({f"control_model.{name}": tensor for name, tensor in state.items()}, "ldm_controlnet"),
+        ({**state, "difference": torch.ones(())}, "difference_controlnet"),
+        (to_diffusers(state, controlnet.config), "diffusers_controlnet"),
+    ):
+        found = identify(read_state_dict(write(tensors)))
+        assert (found.id, found.kind) == (family, "native")
+
+
+def test_a_base_unet_is_named(write, unet):
+    for tensors in (unet.state_dict(), to_diffusers(unet.state_dict(), unet.config)):
+        with pytest.raises(CheckpointError, match=r"UNet.*Load Diffusion Model"):
+            open_control(write(tensors))
+
+
+def test_a_new_family_is_one_entry(write):
+    """A table with one more entry in front knows one more kind of file."""
+    entry = Family("novel", "novel network", has_all("novel.weight"), mend="Wait for it.")
+    file = read_state_dict(write(tensors(["novel.weight"])))
+    assert identify(file, (entry, *FAMILIES)) is entry
+    assert "novel network" in str(refuse(file, entry)) and "Wait for it." in str(refuse(file, entry))

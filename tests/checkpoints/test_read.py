@@ -1,0 +1,182 @@
+"""Reading files: what comes out, and what each damaged or foreign file is told."""
+
+import collections
+import pathlib
+import struct
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
+
+from cnet_core.checkpoints import read_state_dict
+from cnet_core.errors import CheckpointError
+
+TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(3, dtype=torch.float16)}
+
+
+def same(found, expected) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[k], expected[k]) for k in expected)
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(TENSORS, path, {"note": "x"})
+    file = read_state_dict(str(path))
+    assert same(file.tensors, TENSORS)
+    assert (file.metadata, file.path) == ({"note": "x"}, path)
+
+
+def test_kind_is_told_by_content_not_by_extension(tmp_path):
+    save_file(TENSORS, tmp_path / "a.pth")
+    torch.save(TENSORS, tmp_path / "b.safetensors")
+    assert same(read_state_dict(tmp_path / "a.pth").tensors, TENSORS)
+    assert same(read_state_dict(tmp_path / "b.safetensors").tensors, TENSORS)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("container", [None, "state_dict", "module"])
+def test_pickles(tmp_path, zipped, container):
+    content = TENSORS if container is None else {container: TENSORS, "epoch": 3, "optimizer": {"lr": 0.1}}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    assert same(read_state_dict(tmp_path / "a.pth").tensors, TENSORS)
+
+
+def test_containers_within_containers(tmp_path):
+    content = {"module": {"state_dict": collections.OrderedDict(TENSORS)}, "global_step": 5}
+    torch.save(content, tmp_path / "a.ckpt")
+    assert same(read_state_dict(tmp_path / "a.ckpt").tensors, TENSORS)
+
+
+def test_nested_groups_are_joined_by_dots(tmp_path):
+    torch.save(
+        {"image_proj": {"norm.weight": torch.ones(2)}, "ip_adapter": {"1": {"k": torch.ones(2)}}},
+        tmp_path / "a",
+    )
+    assert sorted(read_state_dict(tmp_path / "a").tensors) == ["image_proj.norm.weight", "ip_adapter.1.k"]
+
+
+@pytest.mark.parametrize("save_as", [save_file, torch.save], ids=["safetensors", "pickle"])
+def test_writing_to_the_tensors_leaves_the_file_alone(tmp_path, save_as):
+    save_as(TENSORS, tmp_path / "a")
+    before = (tmp_path / "a").read_bytes()
+    for tensor in read_state_dict(tmp_path / "a").tensors.values():
+        tensor.zero_()
+    assert (tmp_path / "a").read_bytes() == before
+    assert same(read_state_dict(tmp_path / "a").tensors, TENSORS)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="reads the process size from /proc")
+@pytest.mark.parametrize("save_as", [save_file, torch.save], ids=["safetensors", "pickle"])
+def test_large_files_are_mapped(tmp_path, save_as):
+    """Opening costs no memory for the weights."""
+
+    def resident() -> int:
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    size = 64 << 20
+    save_as({"a": torch.zeros(size, dtype=torch.uint8)}, tmp_path / "a")
+    before = resident()
+    file = read_state_dict(tmp_path / "a")
+    assert resident() - before < size // 2
+    assert file.tensors["a"].numel() == size
+
+
+@settings(deadline=None)
+@given(cut=st.integers(1, 10_000))
+def test_every_truncation_of_safetensors_is_noticed(tmp_path_factory, cut):
+    whole = save({"a": torch.ones(300), "b": torch.ones(7, dtype=torch.bfloat16)})
+    path = tmp_path_factory.getbasetemp() / "truncated.safetensors"
+    path.write_bytes(whole[: cut % len(whole)])
+    with pytest.raises(CheckpointError, match=r"truncated\.safetensors") as caught:
+        read_state_dict(path)
+    assert "ownload" in str(caught.value)
+
+
+def test_truncation_says_both_sizes(tmp_path):
+    whole = save({"a": torch.ones(1000)})
+    (tmp_path / "net.safetensors").write_bytes(whole[:-2500])
+    with pytest.raises(CheckpointError) as caught:
+        read_state_dict(tmp_path / "net.safetensors")
+    message = str(caught.value)
+    assert f"{len(whole) - 2500:,} bytes, expected {len(whole):,}" in message
+    assert "net.safetensors is truncated" in message and "download it again" in message
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_truncated_pickles(tmp_path, zipped, share):
+    torch.save(TENSORS, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    whole = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "a.pth").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(CheckpointError, match=r"a\.pth is truncated or damaged"):
+        read_state_dict(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "a web page"),
+        (b"\n\n  <html lang='en'>", "a web page"),
+        (b'{"error": "Access to this model is restricted"}', "JSON"),
+        (b"Entry not found", "a text file"),
+        (b"GGUF\x03\0\0\0" + bytes(64), "GGUF"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "a PNG picture"),
+        (b"\0\1\2\3\4\5\6\7\x08\x09", "unknown format"),
+        (b"", "is empty"),
+    ],
+    ids=["lfs", "html", "html-indented", "json", "text", "gguf", "png", "noise", "empty"],
+)
+def test_not_a_checkpoint(tmp_path, content, says):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors") as caught:
+        read_state_dict(tmp_path / "model.safetensors")
+    assert says in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none\.safetensors does not exist"):
+        read_state_dict(tmp_path / "none.safetensors")
+
+
+def test_folder(tmp_path):
+    with pytest.raises(CheckpointError, match="diffusion_pytorch_model.safetensors"):
+        read_state_dict(tmp_path)
+
+
+def test_damaged_header(tmp_path):
+    header = b'{"a": nonsense}'
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(CheckpointError, match="damaged safetensors header"):
+        read_state_dict(tmp_path / "a.safetensors")
+
+
+def test_trailing_bytes(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(save(TENSORS) + b"more")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors is damaged"):
+        read_state_dict(tmp_path / "a.safetensors")
+
+
+class Marker:
+    """Unpickling it would run code."""
+
+    def __reduce__(self):
+        return (pathlib.Path.touch, (pathlib.Path("ran"),))
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_code_in_a_pickle_is_refused_and_never_runs(tmp_path, monkeypatch, zipped):
+    monkeypatch.chdir(tmp_path)
+    torch.save({**TENSORS, "callback": Marker()}, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match="convert the file to safetensors") as caught:
+        read_state_dict(tmp_path / "a.ckpt")
+    assert "a.ckpt" in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_without_weights(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="without weights"):
+        read_state_dict(tmp_path / "a.pt")
