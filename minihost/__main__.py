@@ -1,0 +1,123 @@
+"""Command line: run a workflow, convert it, or describe nodes.
+
+python -m minihost run workflows/pose_depth.json --output out/
+python -m minihost convert workflows/pose_depth.json
+python -m minihost object-info CNetApply
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from .errors import MinihostError, NodeError, WorkflowError
+from .loader import PACK
+
+CANCELLED = 130
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m minihost", description="Runs CNet workflows without ComfyUI."
+    )
+    parser.add_argument(
+        "--pack", type=Path, default=PACK, help="directory of the node pack (default: this one)"
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run a workflow and save its pictures")
+    run.add_argument("file", type=Path, help="workflow: UI or API format JSON, or a PNG that holds one")
+    run.add_argument(
+        "--output", type=Path, default=Path("out"), help="folder for saved pictures (default: out)"
+    )
+    run.add_argument(
+        "--input", type=Path, default=None, help="folder of Load Image (default: workflows/inputs)"
+    )
+    convert = commands.add_parser("convert", help="print a workflow in API format")
+    convert.add_argument("file", type=Path)
+    info = commands.add_parser("object-info", help="print the nodes' descriptions as the host's /object_info")
+    info.add_argument("nodes", nargs="*", metavar="NODE", help="node ids (default: all)")
+    return parser
+
+
+def cancel_on_interrupt() -> None:
+    """The first Ctrl-C stops the run at its next step, a second one at once."""
+    from .shims import model_management
+
+    def handler(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nCancelling after this step; Ctrl-C again stops at once.", file=sys.stderr)
+        model_management.interrupt_current_processing()
+
+    signal.signal(signal.SIGINT, handler)
+
+
+def run(options: argparse.Namespace) -> int:
+    from . import shims
+    from .graph import Executor
+    from .loader import load_nodes, object_info
+    from .nodes_core import saved_paths
+    from .shims.model_management import InterruptProcessingException
+    from .workflow import is_ui, read_workflow, to_prompt
+
+    workflow = read_workflow(options.file)
+    with tempfile.TemporaryDirectory(prefix="minihost-") as temporary:
+        shims.folder_paths.set_directory("output", options.output)
+        shims.folder_paths.set_directory("input", options.input or options.pack / "workflows" / "inputs")
+        shims.folder_paths.set_directory("temp", temporary)
+        nodes = load_nodes(options.pack)
+        prompt = to_prompt(workflow, object_info(nodes))
+        cancel_on_interrupt()
+        started = time.perf_counter()
+        executor = Executor(nodes, on_node=lambda label: print(label, file=sys.stderr))
+        try:
+            result = executor.run(prompt, workflow if is_ui(workflow) else None)
+        except (InterruptProcessingException, KeyboardInterrupt):
+            print("Cancelled.", file=sys.stderr)
+            return CANCELLED
+        for path in saved_paths(result.ui):
+            print(path)
+        print(f"Done in {time.perf_counter() - started:.1f} s.", file=sys.stderr)
+    return 0
+
+
+def convert(options: argparse.Namespace) -> int:
+    from .loader import load_nodes, object_info
+    from .workflow import read_workflow, to_prompt
+
+    prompt = to_prompt(read_workflow(options.file), object_info(load_nodes(options.pack)))
+    print(json.dumps(prompt, indent=2, ensure_ascii=False))
+    return 0
+
+
+def describe(options: argparse.Namespace) -> int:
+    from .loader import load_nodes, object_info
+
+    info = object_info(load_nodes(options.pack))
+    unknown = [node for node in options.nodes if node not in info]
+    if unknown:
+        raise WorkflowError(f"unknown node type '{unknown[0]}'; known are {', '.join(info)}")
+    print(json.dumps({node: info[node] for node in options.nodes or info}, indent=2, ensure_ascii=False))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; 0 on success, 1 when the workflow cannot run, 130 when cancelled."""
+    options = arguments().parse_args(argv)
+    try:
+        return {"run": run, "convert": convert, "object-info": describe}[options.command](options)
+    except WorkflowError as error:
+        for problem in error.problems:
+            print(f"Error: {problem}", file=sys.stderr)
+    except (NodeError, MinihostError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

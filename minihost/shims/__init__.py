@@ -1,0 +1,66 @@
+"""The host's modules as far as the pack uses them, and `install`, which puts them where imports find them.
+
+Names, signatures and meaning are the host's; the text is minihost's own. What is not here the pack does not use.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+
+from ..errors import PackError
+from . import (
+    api_latest,
+    api_node,
+    controlnet,
+    folder_paths,
+    latent_formats,
+    model_base,
+    model_management,
+    model_patcher,
+    model_sampling,
+    ops,
+    supported_models_base,
+    utils,
+)
+
+SHIMS: dict[str, types.ModuleType] = {
+    "folder_paths": folder_paths,
+    "comfy_api.latest": api_latest,
+    "comfy.controlnet": controlnet,
+    "comfy.latent_formats": latent_formats,
+    "comfy.model_base": model_base,
+    "comfy.model_management": model_management,
+    "comfy.model_patcher": model_patcher,
+    "comfy.model_sampling": model_sampling,
+    "comfy.ops": ops,
+    "comfy.supported_models_base": supported_models_base,
+    "comfy.utils": utils,
+}
+
+
+def package(name: str) -> types.ModuleType:
+    """An empty package: importing a part that minihost lacks is a ModuleNotFoundError that names it."""
+    made = types.ModuleType(name, "Part of minihost.")
+    made.__path__ = []
+    return made
+
+
+def install() -> None:
+    """Register the shims in sys.modules. PackError when a real ComfyUI is already loaded in this process."""
+    parents = {name.split(".")[0]: package(name.split(".")[0]) for name in SHIMS if "." in name}
+    for name, module in {**parents, **SHIMS}.items():
+        present = sys.modules.get(name)
+        if present is not None and present is not module and not getattr(present, "__path__", None) == []:
+            raise PackError(
+                f"'{name}' is already loaded from {present.__file__}; run minihost in its own process"
+            )
+    for name, module in {**parents, **SHIMS}.items():
+        if name in SHIMS or name not in sys.modules:
+            sys.modules[name] = module
+        if "." in name:
+            parent, child = name.split(".")
+            setattr(sys.modules[parent], child, module)
+
+
+__all__ = ["SHIMS", "api_latest", "api_node", "folder_paths", "install", "model_management"]

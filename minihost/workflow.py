@@ -1,0 +1,196 @@
+"""Workflow files: reading them, and turning what the editor saves (UI format) into what runs (API format).
+
+UI format: nodes with positions, sockets, and widget values in the order of the node's widgets; links by
+number. API format ("prompt"): {node id: {"class_type", "inputs": {name: value or [node id, output]}, "_meta"}}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from .errors import WorkflowError
+from .schema import Spec, rows, unfold
+from .shims.api_dynamic import Autogrow
+
+Prompt = dict[str, dict[str, Any]]
+MUTED, BYPASSED = 2, 4
+NOTES = {"Note", "MarkdownNote"}
+VIRTUAL = NOTES | {"Reroute", "PrimitiveNode"}
+
+
+def read_workflow(path: Path | str) -> dict[str, Any]:
+    """The workflow in a JSON file, or the one that a host has put into a PNG picture."""
+    path = Path(path)
+    try:
+        text = _embedded(path) if path.suffix.lower() == ".png" else path.read_text(encoding="utf-8")
+        found = json.loads(text)
+    except FileNotFoundError:
+        raise WorkflowError(f"there is no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkflowError(f"cannot read {path}: {error}") from None
+    except json.JSONDecodeError as error:
+        raise WorkflowError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict) or not (is_ui(found) or is_prompt(found)):
+        raise WorkflowError(
+            f"{path} is no workflow: neither in UI format (nodes, links) nor in API format (class_type)"
+        )
+    return found
+
+
+def _embedded(path: Path) -> str:
+    try:
+        with Image.open(path) as picture:
+            text = getattr(picture, "text", {})
+    except UnidentifiedImageError:
+        raise WorkflowError(f"{path} is no PNG picture") from None
+    for key in ("workflow", "prompt"):
+        if key in text:
+            return text[key]
+    raise WorkflowError(
+        f"{path} holds no workflow; pictures that a host saved do, unless the text was stripped"
+    )
+
+
+def is_ui(workflow: Mapping[str, Any]) -> bool:
+    return isinstance(workflow.get("nodes"), list)
+
+
+def is_prompt(workflow: Mapping[str, Any]) -> bool:
+    return bool(workflow) and all(isinstance(n, dict) and "class_type" in n for n in workflow.values())
+
+
+class Editor:
+    """A UI-format workflow with its nodes and links by number."""
+
+    def __init__(self, workflow: Mapping[str, Any]):
+        self.nodes: dict[Any, dict[str, Any]] = {node["id"]: node for node in workflow["nodes"]}
+        self.links: dict[Any, tuple[Any, int]] = {}
+        for link in workflow.get("links") or []:
+            if isinstance(link, dict):
+                self.links[link["id"]] = (link["origin_id"], link["origin_slot"])
+            else:
+                self.links[link[0]] = (link[1], link[2])
+        subgraphs = {one["id"] for one in (workflow.get("definitions") or {}).get("subgraphs") or []}
+        inside = [node for node in self.nodes.values() if node["type"] in subgraphs]
+        if inside:
+            named = ", ".join(name(node) for node in inside)
+            raise WorkflowError(
+                f"minihost does not run subgraphs: unpack {named} in the editor and save again"
+            )
+
+    def source(self, link_id: Any, seen: tuple = ()) -> tuple[str, Any] | None:
+        """What a link brings: ("link", [node id, output]), ("value", v) of a primitive, or None if it ends.
+
+        Reroutes are followed, muted nodes end the link, bypassed nodes hand on the input that matches.
+        """
+        if link_id not in self.links:
+            return None
+        node_id, slot = self.links[link_id]
+        node = self.nodes.get(node_id)
+        if node is None or node.get("mode") == MUTED:
+            return None
+        if (node_id, slot) in seen:
+            raise WorkflowError(f"{name(node)} is linked in a circle of reroutes or bypassed nodes")
+        seen = (*seen, (node_id, slot))
+        inputs = node.get("inputs") or []
+        if node["type"] == "PrimitiveNode":
+            return ("value", values[0]) if (values := node.get("widgets_values")) else None
+        if node["type"] == "Reroute":
+            return self.source(inputs[0].get("link"), seen) if inputs else None
+        if node.get("mode") == BYPASSED:
+            passed = self._bypass(node, slot)
+            return self.source(passed.get("link"), seen) if passed is not None else None
+        return "link", [str(node_id), slot]
+
+    @staticmethod
+    def _bypass(node: dict[str, Any], slot: int) -> dict[str, Any] | None:
+        """The input that stands in for an output of a bypassed node: the one beside it, or the first that fits."""
+        inputs, wanted = node.get("inputs") or [], node["outputs"][slot].get("type")
+        beside = inputs[slot : slot + 1]
+        for test in (lambda kind: kind == wanted, lambda kind: kind == "*" or wanted == "*"):
+            for one in (*beside, *inputs):
+                if test(one.get("type")):
+                    return one
+        return None
+
+
+def name(node: Mapping[str, Any]) -> str:
+    """How errors call a node of a UI-format workflow."""
+    title = node.get("title")
+    return f"node {node['id']} {f'{title!r} ' if title and title != node['type'] else ''}({node['type']})"
+
+
+def widgets(table: Mapping[str, Any], values: list[Any]) -> Iterator[tuple[Spec, Any]]:
+    """Each widget of a node with its value, from the list of values in the order of the widgets.
+
+    A combo that brings inputs of its own is followed by theirs; "control after generate" and the upload button
+    hold places in the list but are no inputs. Where the list ends early the default stands.
+    """
+    pending, place = list(rows(table)), 0
+    while pending:
+        spec = pending.pop(0)
+        if spec.io_type == Autogrow.io_type:
+            continue
+        value = None
+        if spec.is_widget:
+            value = values[place] if place < len(values) else spec.default
+            place += 2 if spec.has_control else 1
+            yield spec, value
+        pending = unfold(spec, value) + pending
+        uploads = any(key.endswith("_upload") for key in spec.options)
+        place += 1 if uploads and not any(other.required for other in pending) else 0
+
+
+def to_prompt(workflow: Mapping[str, Any], info: Mapping[str, Any]) -> Prompt:
+    """The API format of a workflow in either format; `info`: the nodes' descriptions as of /object_info.
+
+    Raises WorkflowError naming every node whose type is unknown: its widgets cannot be told apart.
+    """
+    if is_prompt(workflow):
+        return {str(node_id): dict(node) for node_id, node in workflow.items()}
+    editor = Editor(workflow)
+    running = [
+        node
+        for node in editor.nodes.values()
+        if node["type"] not in VIRTUAL and node.get("mode") not in (MUTED, BYPASSED)
+    ]
+    unknown = [unknown_type(name(node), node["type"], info) for node in running if node["type"] not in info]
+    if unknown:
+        raise WorkflowError(unknown)
+    order = sorted(running, key=lambda node: node.get("order", 0))
+    return {str(node["id"]): _convert(node, editor, info[node["type"]]) for node in order}
+
+
+def unknown_type(where: str, node_type: str, info: Mapping[str, Any]) -> str:
+    """The message for a node type that minihost has not."""
+    same = [known for known in info if known.lower() == node_type.lower()]
+    hint = (
+        f"did you mean {same[0]}?"
+        if same
+        else "minihost runs the pack's nodes and "
+        + ", ".join(known for known in info if not known.startswith("CNet"))
+    )
+    return f"{where}: unknown node type '{node_type}'; {hint}"
+
+
+def _convert(node: Mapping[str, Any], editor: Editor, info: Mapping[str, Any]) -> dict[str, Any]:
+    saved = node.get("widgets_values") or []
+    table = info["input"]
+    if isinstance(saved, dict):
+        found = {spec.name: saved.get(spec.name, spec.default) for spec, _ in widgets(table, [])}
+    else:
+        found = {spec.name: value for spec, value in widgets(table, saved)}
+    inputs = {key: {"__value__": v} if isinstance(v, list) else v for key, v in found.items()}
+    for socket in node.get("inputs") or []:
+        if socket.get("link") is None:
+            continue
+        source = editor.source(socket["link"])
+        if source is not None:
+            inputs[socket["name"]] = source[1]
+    title = node.get("title") or info["display_name"] or node["type"]
+    return {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
