@@ -8,6 +8,7 @@ from its last state in demo/cache. On two CPU cores of 2.5 GHz everything takes 
 import argparse
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,15 @@ from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.text_encoder import WordEncoder, WordEncoderConfig
 from cnet_core.networks.unet import UNet
 from demo.scenes import VOCABULARY
-from demo.train import HINTS, Plan, Scenes, autoencoder_loss, batches, diffusion_loss, to_images, train
+from demo.train import (
+    HINTS,
+    Plan,
+    Scenes,
+    autoencoder_loss,
+    batches,
+    diffusion_loss,
+    train,
+)
 
 HERE = Path(__file__).parent
 CONFIG = UNetConfig(
@@ -35,7 +44,7 @@ AUTOENCODER = AutoencoderConfig(width=64, blocks=2)
 TEXT = WordEncoderConfig(vocabulary=tuple(VOCABULARY))
 PLANS = {
     "autoencoder": Plan(steps=2400, batch=4, rate=1e-3, seed=1),
-    "base": Plan(steps=3000, batch=16, rate=6e-4, seed=2),
+    "base": Plan(steps=2700, batch=16, rate=6e-4, seed=2),
     "pose": Plan(steps=1000, batch=16, rate=6e-4, seed=3),
     "depth": Plan(steps=800, batch=16, rate=6e-4, seed=4),
     "canny": Plan(steps=800, batch=16, rate=6e-4, seed=5),
@@ -82,7 +91,7 @@ class Maker:
             self.states / "autoencoder.pt",
         )
         with torch.no_grad():
-            images = to_images(next(batches(Scenes(64, 0)))["images"]) * 2 - 1
+            images = next(batches(Scenes(64, 0)))["images"]
             latents = net.encode(images)
         scale = 1 / float(latents.std())
         save(
@@ -95,15 +104,18 @@ class Maker:
             },
         )
 
-    def load_autoencoder(self) -> tuple[TinyAutoencoder, float]:
+    def load_encoder(self) -> Callable[[Tensor], Tensor]:
+        """From pictures in -1..1 to the latents that the UNet sees."""
         file = read_state_dict(self.weights / "autoencoder.safetensors")
         net = TinyAutoencoder(AUTOENCODER)
         net.load_state_dict(file.tensors)
-        return frozen(net), float(file.metadata["cnet.latent_scale"])
+        frozen(net)
+        scale = float(file.metadata["cnet.latent_scale"])
+        return lambda images: net.encode(images) * scale
 
     def base(self) -> None:
         plan = PLANS["base"]
-        autoencoder, scale = self.load_autoencoder()
+        encode = self.load_encoder()
         torch.manual_seed(plan.seed)
         unet, text = UNet(CONFIG), WordEncoder(TEXT)
         # As in LDM, the last convolution and each block's last one start at zero.
@@ -115,8 +127,8 @@ class Maker:
             "base",
             {"unet": unet, "text": text},
             plan,
-            lambda start: batches(Scenes(plan.batch, start)),
-            diffusion_loss(unet, text, autoencoder, scale, drop=0.1),
+            lambda start: batches(Scenes(plan.batch, start, encode=encode)),
+            diffusion_loss(unet, text, drop=0.1),
             self.states / "base.pt",
         )
         save(text, self.weights / "text_encoder.safetensors", TEXT)
@@ -129,7 +141,7 @@ class Maker:
 
     def control(self, kind: str) -> None:
         plan = PLANS[kind]
-        autoencoder, scale = self.load_autoencoder()
+        encode = self.load_encoder()
         unet, text = self.load_base()
         torch.manual_seed(plan.seed)
         net = ControlNet.from_unet(unet, hint_widths=HINT_WIDTHS).to(memory_format=torch.channels_last)
@@ -137,8 +149,8 @@ class Maker:
             kind,
             {"control": net},
             plan,
-            lambda start: batches(Scenes(plan.batch, start, hint=kind)),
-            diffusion_loss(unet, text, autoencoder, scale, drop=0.5, control=net),
+            lambda start: batches(Scenes(plan.batch, start, hint=kind, encode=encode)),
+            diffusion_loss(unet, text, drop=0.5, control=net),
             self.states / f"{kind}.pt",
             decay=0.99,
         )

@@ -1,5 +1,6 @@
 """The trainings of the mini checkpoints: autoencoder, base with its text encoder, and the control networks."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cnet_core.networks.autoencoder import TinyAutoencoder
 from cnet_core.networks.controlnet import ControlNet
@@ -47,28 +48,46 @@ class Plan:
 
 
 class Scenes(IterableDataset):
-    """Endless batches of fresh scenes: pictures, captions and hints. Deterministic from `start` on."""
+    """Endless batches of fresh scenes: pictures or their latents, captions, hints. Deterministic from `start` on.
 
-    def __init__(self, batch: int, start: int, hint: str | None = None):
-        self.batch, self.start, self.hint = batch, start, hint
+    encode: from pictures [B,3,H,W] in -1..1 to latents, run where the scenes are drawn.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        start: int,
+        hint: str | None = None,
+        encode: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self.batch, self.start, self.hint, self.encode = batch, start, hint, encode
 
     def __iter__(self) -> Iterator[dict]:
-        seed = FIRST_TRAINING_SEED + self.start
-        while True:
-            # One thread is enough here, and more would fight the training for the cores.
-            cv2.setNumThreads(1)
-            scenes = [draw_scene(seed + i) for i in range(self.batch)]
-            images = np.stack([scene.image for scene in scenes])
-            out = {"images": torch.from_numpy(images), "captions": [scene.caption for scene in scenes]}
+        # Batches are read from the workers in turn, so their order does not depend on how many there are.
+        info = get_worker_info()
+        first, step = (0, 1) if info is None else (info.id, info.num_workers)
+        # One thread a worker: more would fight the training for the cores.
+        cv2.setNumThreads(1)
+        torch.set_num_threads(1)
+        for i in itertools.count(first, step):
+            seed = FIRST_TRAINING_SEED + self.start + i * self.batch
+            scenes = [draw_scene(seed + k) for k in range(self.batch)]
+            images = to_images(torch.from_numpy(np.stack([scene.image for scene in scenes]))) * 2 - 1
+            images = images.contiguous(memory_format=torch.channels_last)
+            out: dict = {"captions": [scene.caption for scene in scenes]}
+            if self.encode is None:
+                out["images"] = images
+            else:
+                with torch.no_grad():
+                    out["latents"] = self.encode(images)
             if self.hint is not None:
                 out["hints"] = torch.from_numpy(np.stack([HINTS[self.hint](scene) for scene in scenes]))
-            seed += self.batch
             yield out
 
 
 def batches(scenes: Scenes) -> Iterator[dict]:
-    """The scenes, drawn by one process beside the training."""
-    return iter(DataLoader(scenes, batch_size=None, num_workers=1, prefetch_factor=4))
+    """The scenes, made by two processes beside the training."""
+    return iter(DataLoader(scenes, batch_size=None, num_workers=2, prefetch_factor=4))
 
 
 def to_images(pixels: Tensor) -> Tensor:
@@ -132,7 +151,7 @@ def train(
 def autoencoder_loss(autoencoder: TinyAutoencoder) -> Callable[[dict, torch.Generator], Tensor]:
     def loss_of(batch: dict, generator: torch.Generator) -> Tensor:
         # Quarters of the pictures: the network is convolutional, and small tensors stay in the cache.
-        images = rearrange(to_images(batch["images"]) * 2 - 1, "b c (y h) (x w) -> (b y x) c h w", y=2, x=2)
+        images = rearrange(batch["images"], "b c (y h) (x w) -> (b y x) c h w", y=2, x=2)
         b, _, h, w = images.shape
         noise = torch.randn(b, autoencoder.config.latent_channels, h // 8, w // 8, generator=generator)
         return autoencoder.loss(images.contiguous(memory_format=torch.channels_last), noise)
@@ -150,17 +169,13 @@ def alpha_sigma(timesteps: Tensor) -> tuple[Tensor, Tensor]:
 def diffusion_loss(
     unet: UNet,
     text: WordEncoder,
-    autoencoder: TinyAutoencoder,
-    scale: float,
     drop: float,
     control: ControlNet | None = None,
 ) -> Callable[[dict, torch.Generator], Tensor]:
     """Mean squared error of the v-prediction (arXiv 2202.00512) with captions dropped at the rate `drop`."""
 
     def loss_of(batch: dict, generator: torch.Generator) -> Tensor:
-        with torch.no_grad():
-            images = to_images(batch["images"]) * 2 - 1
-            clean = autoencoder.encode(images.contiguous(memory_format=torch.channels_last)) * scale
+        clean = batch["latents"]
         b = clean.shape[0]
         dropped = torch.rand(b, generator=generator) < drop
         captions = ["" if d else c for c, d in zip(batch["captions"], dropped.tolist(), strict=True)]
