@@ -66,52 +66,55 @@ def _encoder_config(state: State, metadata: Mapping[str, str] | None) -> UNetCon
         depths[-1] = max(depths[-1], _depth(state, f"input_blocks.{i}.1"))
     if any(width % model_channels for width in widths):
         raise CheckpointError(f"level widths {widths} are not multiples of the first one, {model_channels}")
+    # A network without attention reads no text: width 0.
     contexts = (t.shape[1] for name, t in state.items() if name.endswith(".attn2.to_k.weight"))
     # The small SDXL ControlNets have a middle transformer without blocks; elsewhere none means they are missing.
     middle = _depth(state, "middle_block.1") or max(depths)
-    config = {
-        "model_channels": model_channels,
-        "channel_mult": tuple(width // model_channels for width in widths),
-        "num_res_blocks": tuple(blocks),
-        "transformer_depth": tuple(depths),
-        "transformer_depth_middle": middle if _has(state, "middle_block.1.proj_in.") else -1,
-        # A network without attention to the text has none.
-        "context_dim": next(contexts, 0),
-        "use_linear_in_transformer": any(
-            t.ndim == 2 for name, t in state.items() if name.endswith(".1.proj_in.weight")
-        ),
-        "adm_in_channels": state["label_emb.0.0.weight"].shape[1]
-        if "label_emb.0.0.weight" in state
-        else None,
-        "in_channels": in_channels,
-    }
-    return UNetConfig(**config, **_shapeless(config, metadata or {}))
+    context_dim = next(contexts, 0)
+    linear = any(t.ndim == 2 for name, t in state.items() if name.endswith(".1.proj_in.weight"))
+    return UNetConfig(
+        model_channels=model_channels,
+        channel_mult=tuple(width // model_channels for width in widths),
+        num_res_blocks=tuple(blocks),
+        transformer_depth=tuple(depths),
+        transformer_depth_middle=middle if _has(state, "middle_block.1.proj_in.") else -1,
+        context_dim=context_dim,
+        use_linear_in_transformer=linear,
+        adm_in_channels=_shape(state, "label_emb.0.0.weight")[1] if _has(state, "label_emb.") else None,
+        in_channels=in_channels,
+        **_shapeless(model_channels, context_dim, linear, metadata or {}),
+    )
 
 
-def _shapeless(config: dict[str, Any], metadata: Mapping[str, str]) -> dict[str, int]:
-    """Heads and groups leave no trace in the shapes: from the metadata of our own files, else by the family's custom."""
+def _shapeless(
+    model_channels: int, context_dim: int, linear: bool, metadata: Mapping[str, str]
+) -> dict[str, Any]:
+    """Heads and groups leave no trace in the shapes: from the metadata of our own files, else by custom."""
     if CONFIG_KEY in metadata:
-        try:
-            written = json.loads(metadata[CONFIG_KEY])
-            heads = {
-                name: int(written[name]) for name in ("num_heads", "num_head_channels") if written.get(name)
-            }
-            groups = int(written.get("norm_groups", 32))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"its {CONFIG_KEY} metadata cannot be read: {error}") from error
-        if len(heads) != 1:
-            raise CheckpointError(
-                f"its {CONFIG_KEY} metadata gives {heads or 'no heads'}; expected num_heads or num_head_channels"
-            )
-        return {**heads, "norm_groups": groups}
-    if config["context_dim"] == 768 or not config["use_linear_in_transformer"]:
+        return _written(metadata[CONFIG_KEY])
+    if context_dim == 768 or not linear:
         return {"num_heads": 8}
-    if config["model_channels"] % 64:
+    if model_channels % 64:
         raise CheckpointError(
-            f"its attention heads cannot be told from the shapes: {config['model_channels']} channels are not a "
-            f"multiple of 64. Such a file needs num_heads or num_head_channels in its {CONFIG_KEY} metadata"
+            f"its attention heads cannot be told from the shapes: {model_channels} channels are not a multiple of "
+            f"64. Such a file needs num_heads or num_head_channels in its {CONFIG_KEY} metadata"
         )
     return {"num_head_channels": 64}
+
+
+def _written(config: str) -> dict[str, Any]:
+    """Heads and groups of a configuration in JSON."""
+    try:
+        written: dict[str, Any] = json.loads(config)
+        heads = {name: int(written[name]) for name in ("num_heads", "num_head_channels") if written.get(name)}
+        groups = int(written.get("norm_groups", 32))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"its {CONFIG_KEY} metadata cannot be read: {error}") from error
+    if len(heads) != 1:
+        raise CheckpointError(
+            f"its {CONFIG_KEY} metadata gives {heads or 'no heads'}; expected num_heads or num_head_channels"
+        )
+    return {**heads, "norm_groups": groups}
 
 
 def _count(state: State, prefix: str) -> int:

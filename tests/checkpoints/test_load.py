@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,10 @@ from cnet_core.checkpoints.convert import to_diffusers
 from cnet_core.checkpoints.shapes import CONFIG_KEY, config_metadata
 from cnet_core.errors import CheckpointError
 from cnet_core.networks.blocks import sdpa
+from cnet_core.networks.config import UNetConfig
+from cnet_core.networks.controlnet import ControlNet
 
+CONFIG = UNetConfig(48, (1, 2), (1, 1), (1, 0), context_dim=24, num_heads=8)
 LAYOUTS = ["ldm", "prefixed", "diffusers"]
 BASE_PREFIXES = ["", "diffusion_model.", "model.diffusion_model."]
 
@@ -168,7 +172,7 @@ class TestDifference:
 
 class TestWrongTensors:
     @pytest.mark.parametrize("layout", LAYOUTS)
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=12, deadline=None)
     @given(data=st.data())
     def test_any_missing_tensor_is_named_as_in_the_file(
         self, tmp_path_factory, sd15_controlnet, layout, data
@@ -201,6 +205,12 @@ class TestWrongTensors:
         with pytest.raises(CheckpointError, match="damaged or incomplete"):
             load_controlnet(write(state))
 
+    def test_sizes_that_no_network_can_have(self, write):
+        """48 channels do not divide into the usual 32 groups, and nothing in this file says otherwise."""
+        state = ControlNet(replace(CONFIG, norm_groups=16)).state_dict()
+        with pytest.raises(CheckpointError, match=r"net\.safetensors describes an impossible network"):
+            load_controlnet(write(state))
+
     def test_few_names_of_many(self, write, sd15_controlnet):
         state = {
             n: t for n, t in sd15_controlnet.state_dict().items() if "transformer_blocks.0.norm" not in n
@@ -221,6 +231,12 @@ class TestSave:
         metadata = read_state_dict(path).metadata
         assert metadata["note"] == "x"
         assert json.loads(metadata[CONFIG_KEY])["hint_widths"] == list(controlnet.hint_widths)
+
+    def test_groups_come_back(self, tmp_path):
+        """They leave no trace in shapes either."""
+        net = ControlNet(replace(CONFIG, norm_groups=16), hint_widths=(8, 8))
+        save_controlnet(net, tmp_path / "net.safetensors")
+        assert load_controlnet(tmp_path / "net.safetensors").config.norm_groups == 16
 
     def test_onto_the_file_that_it_was_loaded_from(self, tmp_path, sd15_controlnet):
         save_controlnet(sd15_controlnet, tmp_path / "net.safetensors")
