@@ -89,8 +89,8 @@ class Guider:
     def run(self, noise: Tensor) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
         """Load the networks, start the controls, and give the denoiser (x, sigma) -> data.
 
-        The patcher is cleaned up in any case, the controls only after success: the host leaves them alone when
-        a run fails, and a pack must live with that.
+        The patcher is cleaned up in any case, the controls only after success: the host leaves them
+        alone when a run fails, and a pack must live with that.
         """
         controls = list(dict.fromkeys(entry.control for entry in self.entries if entry.control is not None))
         loaded = [model for control in controls for model in control.get_models()]
@@ -129,7 +129,7 @@ class Guider:
                 entry.control.pre_run(self.model, lambda percent: to_sigma(percent))
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The guided prediction of the data for x [B,C,H,W] at one noise level; at cfg 1 uncond is left out."""
+        """The guided prediction of the data for x [B,C,H,W] at a noise level; at cfg 1 without uncond."""
         if math.isclose(self.cfg, 1.0):
             return self.predict(x, sigma, (COND,))[COND]
         found = self.predict(x, sigma, (COND, UNCOND))

@@ -46,7 +46,7 @@ class LoadImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: str) -> Any:
-        """IMAGE [1,H,W,3] in 0..1 and MASK [1,H,W], 1 where it is transparent ([1,64,64] zeros without alpha)."""
+        """IMAGE [1,H,W,3] in 0..1, MASK [1,H,W], 1 where transparent (zeros [1,64,64] without alpha)."""
         with Image.open(folder_paths.get_annotated_filepath(image)) as opened:
             picture = ImageOps.exif_transpose(opened)
         pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0

@@ -23,7 +23,7 @@ OnStep = Callable[[], None]
 
 
 def prepare_noise(shape: torch.Size, seed: int) -> Tensor:
-    """The noise of a seed: torch's CPU generator in float32, whatever the device; the global one is left alone."""
+    """The noise of a seed: torch's CPU generator in float32; the global one is left alone."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
@@ -94,8 +94,8 @@ def sample_euler(denoise: Denoiser, x: Tensor, sigmas: Tensor, on_step: OnStep) 
 def sample_dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor, on_step: OnStep) -> Tensor:
     """DPM-Solver++(2M), algorithm 2 of arXiv 2211.01095, in x = data + sigma * noise.
 
-    With lambda = -log sigma and h its step, exp(-h) is the ratio of noise levels. The data is extrapolated from
-    this step's and the last one's prediction, except in the first step and in the one that ends at 0.
+    With lambda = -log sigma and h its step, exp(-h) is the ratio of noise levels. The data is extrapolated
+    from this step's and the last one's prediction, except in the first step and in the one that ends at 0.
     """
     before: Tensor | None = None
     for i, (sigma, following) in enumerate(pairwise(sigmas)):

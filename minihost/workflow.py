@@ -1,7 +1,7 @@
 """Workflow files: reading them, and turning what the editor saves (UI format) into what runs (API format).
 
-UI format: nodes with positions, sockets, and widget values in the order of the node's widgets; links by
-number. API format ("prompt"): {node id: {"class_type", "inputs": {name: value or [node id, output]}, "_meta"}}.
+UI format: nodes with positions, sockets, and widget values in the order of the widgets; links by number.
+API format ("prompt"): {node id: {"class_type", "_meta", "inputs": {name: value, or [node id, output]}}}.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Editor:
 
     @staticmethod
     def _bypass(node: dict[str, Any], slot: int) -> dict[str, Any] | None:
-        """The input that stands in for an output of a bypassed node: the one beside it, or the first that fits."""
+        """The input that stands in for a bypassed node's output: the one beside it, or the first to fit."""
         inputs, wanted = node.get("inputs") or [], node["outputs"][slot].get("type")
         beside = inputs[slot : slot + 1]
         for test in (lambda kind: kind == wanted, lambda kind: kind == "*" or wanted == "*"):
@@ -128,8 +128,8 @@ def name(node: Mapping[str, Any]) -> str:
 def widgets(table: Mapping[str, Any], values: list[Any]) -> Iterator[tuple[Spec, Any]]:
     """Each widget of a node with its value, from the list of values in the order of the widgets.
 
-    A combo that brings inputs of its own is followed by theirs; "control after generate" and the upload button
-    hold places in the list but are no inputs. Where the list ends early the default stands.
+    A combo that brings inputs of its own is followed by theirs; "control after generate" and the upload
+    button hold places in the list but are no inputs. Where the list ends early the default stands.
     """
     pending, place = list(rows(table)), 0
     while pending:

@@ -1,6 +1,6 @@
 """The host's modules as far as the pack uses them, and `install`, which puts them where imports find them.
 
-Names, signatures and meaning are the host's; the text is minihost's own. What is not here the pack does not use.
+Names, signatures and meaning are the host's, the text is minihost's own.
 """
 
 from __future__ import annotations

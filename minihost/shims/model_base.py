@@ -71,8 +71,8 @@ def unet_config(settings: dict[str, Any]) -> UNetConfig:
 def taken(control: dict[str, list] | None, unet: UNetConfig) -> SimpleNamespace | None:
     """A control's lists as residuals for the UNet.
 
-    The lists are read from their ends, as the host pops them: `output` ends with the deepest skip, `middle` with
-    the one value used. None, or a list that is too short, adds nothing.
+    The lists are read from their ends, as the host pops them: `output` ends with the deepest skip, `middle`
+    with the one value used. None, or a list that is too short, adds nothing.
     """
     if control is None:
         return None

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 def betas(settings: dict[str, Any]) -> Tensor:
     """Noise variances [timesteps] of the forward process in float64.
 
-    "linear" is Stable Diffusion's, linear in the square root (LDM, arXiv 2112.10752); "sqrt_linear" is plainly
-    linear.
+    "linear" is Stable Diffusion's, linear in the square root (LDM, arXiv 2112.10752); "sqrt_linear" is
+    plainly linear.
     """
     first, last = settings.get("linear_start", 0.00085), settings.get("linear_end", 0.012)
     steps, kind = settings.get("timesteps", 1000), settings.get("beta_schedule", "linear")
@@ -96,7 +96,7 @@ class EPS:
     def noise_scaling(
         self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False
     ) -> Tensor:
-        """The first x. From pure noise (`max_denoise`) the network must see variance 1 at the highest level."""
+        """The first x. From pure noise (`max_denoise`) the network must see variance 1 at the start."""
         level = per_sample(sigma, noise.ndim)
         return noise * ((1.0 + level**2.0).sqrt() if max_denoise else level) + latent_image
 

@@ -87,7 +87,7 @@ class TinyLoad(io.ComfyNode):
         generator = torch.Generator().manual_seed(0)
         state = {
             f"model.{key}": torch.randn(value.shape, generator=generator) * 0.05
-            for key, value in base.diffusion_model.state_dict().items()
+            for key, value in sorted(base.diffusion_model.state_dict().items())
         }
         base.load_model_weights(state, "model.")
         device = comfy.model_management.get_torch_device()

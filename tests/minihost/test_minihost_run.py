@@ -1,0 +1,224 @@
+"""Running: order, caching, lists, pictures with their workflow, cancelling, and the command line."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from minihost import loader
+from minihost.__main__ import CANCELLED, main
+from minihost.errors import NodeError, PackError
+from minihost.graph import Executor
+from minihost.nodes_core import saved_paths
+from minihost.shims.model_management import InterruptProcessingException
+
+PACK = str(Path(__file__).parent / "tinypack")
+
+
+def number(seed, **inputs):
+    return {"class_type": "TinyNumber", "inputs": {"seed": seed, **inputs}}
+
+
+def show(source):
+    return {"class_type": "TinyShow", "inputs": {"value": list(source)}}
+
+
+def shown(result, node_id):
+    return result.ui[node_id]["text"]
+
+
+def test_each_node_runs_after_its_sources_and_once_for_the_same_inputs(nodes, tiny):
+    prompt = {
+        "9": show(("3", 0)),
+        "3": number(3, extra=["2", 0]),
+        "2": number(2),
+        "1": number(2),
+        "8": show(("1", 0)),
+    }
+    result = Executor(nodes).run(prompt)
+    assert tiny.RUNS == ["TinyNumber 2", "TinyNumber 3"]
+    assert (shown(result, "9"), shown(result, "8")) == (["5"], ["2"])
+
+
+def test_a_second_run_does_only_what_changed(nodes, tiny):
+    executor = Executor(nodes)
+    prompt = {"1": number(1), "2": number(2, extra=["1", 0]), "9": show(("2", 0))}
+    assert executor.run(prompt).executed == ["1", "2", "9"]
+    assert executor.run(prompt).executed == []
+    prompt["2"]["inputs"]["seed"] = 5
+    result = executor.run(prompt)
+    assert result.executed == ["2", "9"]
+    assert shown(result, "9") == ["6"]
+
+
+def test_a_fingerprint_decides_about_running_again(nodes, tiny, monkeypatch):
+    executor = Executor(nodes)
+    prompt = {"1": {"class_type": "TinyCheck", "inputs": {"low": 1, "high": 2}}, "9": show(("1", 0))}
+    assert executor.run(prompt).executed == ["1", "9"]
+    assert executor.run(prompt).executed == []
+    monkeypatch.setattr(nodes["TinyCheck"], "fingerprint", 1)
+    assert executor.run(prompt).executed == ["1", "9"]
+    monkeypatch.setattr(nodes["TinyCheck"], "fingerprint", float("nan"))
+    assert executor.run(prompt).executed == executor.run(prompt).executed == ["1", "9"]
+
+
+def test_nodes_that_ask_for_their_id_do_not_share_results(nodes, tiny):
+    check = {"class_type": "TinyCheck", "inputs": {"low": 1, "high": 2}}
+    Executor(nodes).run({"1": check, "2": check, "8": show(("1", 0)), "9": show(("2", 0))})
+    assert tiny.RUNS == ["TinyCheck 1", "TinyCheck 2"]
+
+
+def test_dynamic_inputs_arrive_nested(nodes):
+    prompt = {
+        "1": {
+            "class_type": "TinySum",
+            "inputs": {"numbers.number0": 1, "numbers.number1": 2, "numbers.number3": 4},
+        },
+        "2": {"class_type": "TinyChoice", "inputs": {"mode": "scale", "mode.factor": 3, "after": "!"}},
+        "7": show(("1", 0)),
+        "8": show(("1", 1)),
+        "9": show(("2", 0)),
+    }
+    result = Executor(nodes).run(prompt)
+    assert shown(result, "7") == ["7"]
+    assert shown(result, "8") == ["number0,number1,number3"]
+    assert shown(result, "9") == ["[('factor', 3.0), ('mode', 'scale')] !"]
+
+
+def test_lists_run_a_node_once_per_item(nodes, tiny):
+    prompt = {
+        "1": {"class_type": "TinyMany", "inputs": {"count": 3}},
+        "2": number(5, extra=["1", 0]),
+        "9": show(("2", 0)),
+    }
+    assert shown(Executor(nodes).run(prompt), "9") == ["5", "6", "7"]
+
+
+def test_a_failing_node_is_named_and_what_was_done_is_kept(nodes, tiny):
+    executor = Executor(nodes)
+    prompt = {"1": number(1), "2": number(99, extra=["1", 0]), "9": show(("2", 0))}
+    prompt["2"]["_meta"] = {"title": "Too many"}
+    with pytest.raises(
+        NodeError, match=r"node 2 'Too many' \(TinyNumber\): ValueError: ninety-nine is too many"
+    ):
+        executor.run(prompt)
+    prompt["2"]["inputs"]["seed"] = 98
+    assert executor.run(prompt).executed == ["2", "9"]
+
+
+def test_a_picture_holds_its_workflow_and_is_never_written_over(nodes, folders, picture_prompt):
+    workflow = {"nodes": [], "links": [], "title": "as saved – ü"}
+    first = Executor(nodes).run(picture_prompt(), workflow)
+    second = Executor(nodes).run(picture_prompt(), workflow)
+    paths = [*saved_paths(first.ui), *saved_paths(second.ui)]
+    assert paths == [str(folders / "output" / "tiny" / f"a_0000{i}_.png") for i in (1, 2)]
+    with Image.open(paths[0]) as one, Image.open(paths[1]) as two:
+        assert one.size == (40, 32)
+        assert one.tobytes() == two.tobytes()
+        assert json.loads(one.text["prompt"]) == picture_prompt()
+        assert json.loads(one.text["workflow"]) == workflow
+
+
+def test_load_image_reads_what_save_image_wrote(nodes, folders):
+    Image.new("RGB", (6, 5), (255, 128, 0)).save(folders / "input" / "a.png")
+    Image.new("RGBA", (6, 5), (0, 0, 0, 51)).save(folders / "input" / "b.png")
+    load = nodes["LoadImage"]
+    image, mask = load.execute("a.png").args
+    assert image.shape == (1, 5, 6, 3) and mask.shape == (1, 64, 64) and not mask.any()
+    assert torch.equal(image[0, 0, 0], torch.tensor([255, 128, 0]) / 255)
+    assert torch.allclose(load.execute("b.png").args[1], torch.full((1, 5, 6), 0.8))
+    assert load.define_schema().inputs[0].options == ["a.png", "b.png"]
+    assert "no picture 'c.png'" in load.validate_inputs("c.png")
+    assert "no picture" in load.validate_inputs("../output/x.png")
+
+
+def test_cancelling_ends_the_run_and_the_next_one_is_whole(nodes, tiny, folders, picture_prompt):
+    executor = Executor(nodes)
+    prompt = picture_prompt(positive=["8", 0], negative=["8", 1], steps=4)
+    settings = {"value": 1.0, "same_object": True, "interrupt_at": 4}
+    prompt["8"] = {
+        "class_type": "TinyApply",
+        "inputs": {"positive": ["2", 0], "negative": ["3", 0], **settings},
+    }
+    with pytest.raises(InterruptProcessingException):
+        executor.run(prompt)
+    assert [event[0] for event in tiny.EVENTS] == ["pre_run", "pre_run", "get_control", "get_control"]
+    assert not list(folders.glob("output/**/*.png"))
+    prompt["8"]["inputs"]["interrupt_at"] = -1
+    result = executor.run(prompt)
+    assert result.executed[0] == "8"
+    assert len(saved_paths(result.ui)) == 1
+    assert tiny.EVENTS[-1] == ("cleanup",)
+
+
+def test_node_classes_keep_no_state(nodes, monkeypatch):
+    def execute(cls, seed, extra=0):
+        cls.memory = seed
+
+    monkeypatch.setattr(nodes["TinyNumber"], "execute", classmethod(execute))
+    with pytest.raises(NodeError, match="cannot be changed while it runs"):
+        Executor(nodes).run({"1": number(1), "9": show(("1", 0))})
+
+
+def test_packs_that_cannot_be_loaded(tmp_path):
+    with pytest.raises(PackError, match=r"no __init__\.py"):
+        loader.load_pack(tmp_path)
+    start = tmp_path / "__init__.py"
+    start.write_text("import comfy.sd")
+    with pytest.raises(PackError, match=r"No module named 'comfy\.sd'"):
+        loader.load_pack(tmp_path)
+    start.write_text("x = 1")
+    with pytest.raises(PackError, match="has no comfy_entrypoint"):
+        loader.load_pack(tmp_path)
+    start.write_text("def comfy_entrypoint():\n    return 3")
+    with pytest.raises(PackError, match="not a ComfyExtension"):
+        loader.load_pack(tmp_path)
+
+
+def test_commands(tmp_path, capsys, picture_prompt, info):
+    saved = tmp_path / "w.json"
+    saved.write_text(json.dumps(picture_prompt()))
+    assert main(["--pack", PACK, "run", str(saved), "--output", str(tmp_path / "out")]) == 0
+    path = capsys.readouterr().out.strip()
+    assert path == str(tmp_path / "out" / "tiny" / "a_00001_.png")
+    assert main(["--pack", PACK, "convert", path]) == 0
+    assert json.loads(capsys.readouterr().out) == picture_prompt()
+    assert main(["--pack", PACK, "object-info", "TinyNumber"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"TinyNumber": info["TinyNumber"]}
+
+
+def test_commands_that_fail_say_why_and_leave_no_picture(tmp_path, capsys, picture_prompt):
+    saved = tmp_path / "w.json"
+    saved.write_text(json.dumps(picture_prompt(steps=0, cfg=-1)))
+    assert main(["--pack", PACK, "run", str(saved), "--output", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err.strip().splitlines()
+    assert [line.startswith("Error: node 5 (KSampler), input ") for line in told] == [True, True]
+    assert not (tmp_path / "out").exists()
+    assert main(["--pack", PACK, "object-info", "Nothing"]) == 1
+    assert "unknown node type 'Nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to a child alone on Windows")
+def test_ctrl_c_stops_at_the_next_step(tmp_path, picture_prompt):
+    saved = tmp_path / "w.json"
+    saved.write_text(json.dumps(picture_prompt(steps=10000)))
+    command = [sys.executable, "-m", "minihost", "--pack", PACK, "run", str(saved), "--output", str(tmp_path)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        told = ""
+        while "2/10000" not in told:
+            letter = process.stderr.read(1)
+            assert letter, told
+            told += letter
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait() == CANCELLED
+    assert "Cancelled." in rest and "Traceback" not in rest
+    assert not list(tmp_path.glob("**/*.png"))

@@ -1,0 +1,199 @@
+"""From what the editor saves to what runs."""
+
+import json
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from minihost.errors import WorkflowError
+from minihost.workflow import read_workflow, to_prompt
+
+
+def node(node_id, kind, values=(), inputs=(), outputs=("INT",), **more):
+    """A node as the editor saves it; inputs: (name, type, link)."""
+    return {
+        "id": node_id,
+        "type": kind,
+        "mode": 0,
+        "order": node_id,
+        "inputs": [{"name": n, "type": t, "link": link} for n, t, link in inputs],
+        "outputs": [{"name": t, "type": t} for t in outputs],
+        "widgets_values": list(values) if isinstance(values, tuple) else values,
+        **more,
+    }
+
+
+def link(link_id, origin, slot, target, target_slot, kind="INT"):
+    return [link_id, origin, slot, target, target_slot, kind]
+
+
+def ui(nodes, links=()):
+    return {"nodes": nodes, "links": list(links), "version": 0.4}
+
+
+def convert(nodes, info, links=()):
+    return to_prompt(ui(nodes, links), info)
+
+
+def test_widgets_are_read_in_order_and_control_after_generate_is_skipped(info):
+    found = convert([node(5, "KSampler", (8, "randomize", 12, 3.5, "dpmpp_2m", "karras", 0.75))], info)
+    assert found == {
+        "5": {
+            "class_type": "KSampler",
+            "_meta": {"title": "KSampler"},
+            "inputs": {
+                "seed": 8,
+                "steps": 12,
+                "cfg": 3.5,
+                "sampler_name": "dpmpp_2m",
+                "scheduler": "karras",
+                "denoise": 0.75,
+            },
+        }
+    }
+
+
+def test_required_widgets_come_before_optional_ones(info):
+    assert convert([node(1, "TinyNumber", (4, "fixed", 9))], info)["1"]["inputs"] == {"seed": 4, "extra": 9}
+
+
+def test_values_that_are_not_there_are_the_defaults(info):
+    assert convert([node(1, "TinyNumber", ())], info)["1"]["inputs"] == {"seed": 1, "extra": 0}
+    assert convert([node(1, "KSampler", (3, "fixed"))], info)["1"]["inputs"]["sampler_name"] == "euler"
+
+
+def test_values_may_be_saved_by_name(info):
+    assert convert([node(1, "TinyNumber", {"extra": 5})], info)["1"]["inputs"] == {"seed": 1, "extra": 5}
+
+
+def test_the_upload_button_is_no_input(info):
+    assert convert([node(1, "LoadImage", ("a.png", "image"))], info)["1"]["inputs"] == {"image": "a.png"}
+
+
+def test_a_choice_is_followed_by_the_inputs_it_brings(info):
+    size = convert([node(1, "TinyChoice", ("size", 64, "hello", "tail"))], info)
+    scale = convert([node(1, "TinyChoice", ("scale", 0.5, "tail"))], info)
+    assert size["1"]["inputs"] == {"mode": "size", "mode.width": 64, "mode.note": "hello", "after": "tail"}
+    assert scale["1"]["inputs"] == {"mode": "scale", "mode.factor": 0.5, "after": "tail"}
+
+
+@pytest.mark.parametrize("as_objects", [False, True])
+def test_links_and_autogrow_slots(info, as_objects):
+    links = [link(1, 10, 0, 12, 0), link(2, 11, 0, 12, 2)]
+    if as_objects:
+        keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+        links = [dict(zip(keys, one, strict=True)) for one in links]
+    slots = [("numbers.number0", "INT", 1), ("numbers.number1", "INT", None), ("numbers.number2", "INT", 2)]
+    nodes = [node(10, "TinyNumber"), node(11, "TinyNumber"), node(12, "TinySum", (), slots)]
+    assert convert(nodes, info, links)["12"]["inputs"] == {
+        "numbers.number0": ["10", 0],
+        "numbers.number2": ["11", 0],
+    }
+
+
+def test_a_widget_turned_into_an_input_keeps_its_place_and_takes_the_link(info):
+    target = node(2, "KSampler", (1, "fixed", 20, 8, "euler", "normal", 1), [("steps", "INT", 1)])
+    inputs = convert([node(1, "TinyNumber"), target], info, [link(1, 1, 0, 2, 0)])["2"]["inputs"]
+    assert inputs["steps"] == ["1", 0]
+    assert inputs["cfg"] == 8
+
+
+def test_reroutes_primitives_and_notes_leave_no_node(info):
+    nodes = [
+        node(1, "TinyNumber", (3, "fixed", 0)),
+        node(2, "Reroute", (), [("", "*", 1)], ("*",)),
+        node(3, "Reroute", (), [("", "*", 2)], ("*",)),
+        node(4, "PrimitiveNode", (42, "increment")),
+        node(5, "TinyNumber", (7, "fixed", 0), [("seed", "INT", 4), ("extra", "INT", 3)]),
+        node(6, "Note", ("remember",)),
+        node(7, "MarkdownNote", ("# remember",)),
+    ]
+    links = [link(1, 1, 0, 2, 0), link(2, 2, 0, 3, 0), link(3, 3, 0, 5, 1), link(4, 4, 0, 5, 0)]
+    found = convert(nodes, info, links)
+    assert sorted(found) == ["1", "5"]
+    assert found["5"]["inputs"] == {"seed": 42, "extra": ["1", 0]}
+
+
+def test_a_muted_node_takes_its_links_with_it(info):
+    nodes = [node(1, "TinyNumber", mode=2), node(2, "TinyShow", (), [("value", "INT", 1)])]
+    assert convert(nodes, info, [link(1, 1, 0, 2, 0)]) == {
+        "2": {"class_type": "TinyShow", "inputs": {}, "_meta": {"title": "Show"}}
+    }
+
+
+def test_a_bypassed_node_hands_on_the_input_of_each_outputs_type(info):
+    conditioning = ("CONDITIONING", "CONDITIONING")
+    nodes = [
+        node(1, "CLIPTextEncode", ("a",), outputs=("CONDITIONING",)),
+        node(2, "CLIPTextEncode", ("b",), outputs=("CONDITIONING",)),
+        node(
+            *(3, "SomebodysApply", ()),
+            [("picture", "IMAGE", None), ("negative", "CONDITIONING", 2), ("positive", "CONDITIONING", 1)],
+            conditioning,
+            mode=4,
+        ),
+        node(4, "KSampler", (), [("positive", "CONDITIONING", 3), ("negative", "CONDITIONING", 4)]),
+    ]
+    links = [
+        link(1, 1, 0, 3, 2, "CONDITIONING"),
+        link(2, 2, 0, 3, 1, "CONDITIONING"),
+        link(3, 3, 0, 4, 0, "CONDITIONING"),
+        link(4, 3, 1, 4, 1, "CONDITIONING"),
+    ]
+    inputs = convert(nodes, info, links)["4"]["inputs"]
+    # Output 1 has an input of its type beside it; output 0 has not and takes the first of its type.
+    assert (inputs["positive"], inputs["negative"]) == (["2", 0], ["2", 0])
+
+
+def test_titles_are_kept_and_nodes_come_in_execution_order(info):
+    found = convert([node(9, "TinyNumber", order=1, title="Mine"), node(1, "TinyNumber", order=2)], info)
+    assert list(found) == ["9", "1"]
+    assert [one["_meta"]["title"] for one in found.values()] == ["Mine", "TinyNumber"]
+
+
+def test_unknown_types_are_all_named(info):
+    nodes = [node(1, "NoSuchNode", title="My node"), node(2, "ksampler"), node(3, "TinyNumber")]
+    with pytest.raises(WorkflowError) as caught:
+        convert(nodes, info)
+    first, second = caught.value.problems
+    assert "node 1" in first and "My node" in first and "NoSuchNode" in first
+    assert "node 2" in second and "did you mean KSampler?" in second
+
+
+def test_subgraphs_and_circles_of_reroutes_are_refused(info):
+    inside = ui([node(1, "abc-123", title="Mine")]) | {"definitions": {"subgraphs": [{"id": "abc-123"}]}}
+    with pytest.raises(WorkflowError, match=r"subgraphs: unpack node 1 'Mine'"):
+        to_prompt(inside, info)
+    nodes = [
+        node(1, "Reroute", (), [("", "*", 2)], ("*",)),
+        node(2, "Reroute", (), [("", "*", 1)], ("*",)),
+        node(3, "TinyShow", (), [("value", "INT", 3)]),
+    ]
+    with pytest.raises(WorkflowError, match="circle"):
+        convert(nodes, info, [link(1, 1, 0, 2, 0), link(2, 2, 0, 1, 0), link(3, 2, 0, 3, 0)])
+
+
+def test_api_format_passes_through(info, picture_prompt):
+    assert to_prompt(picture_prompt(), info) == picture_prompt()
+
+
+def test_files(tmp_path, picture_prompt):
+    saved = tmp_path / "a.json"
+    saved.write_text(json.dumps(picture_prompt()))
+    assert read_workflow(saved) == picture_prompt()
+    text = PngInfo()
+    text.add_text("prompt", json.dumps(picture_prompt()))
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=text)
+    assert read_workflow(tmp_path / "a.png") == picture_prompt()
+    Image.new("RGB", (4, 4)).save(tmp_path / "bare.png")
+    (tmp_path / "text.json").write_text("hello")
+    (tmp_path / "list.json").write_text("[1, 2]")
+    for name, message in {
+        "none.json": "no file",
+        "bare.png": "holds no workflow",
+        "text.json": "not JSON",
+        "list.json": "no workflow",
+    }.items():
+        with pytest.raises(WorkflowError, match=message):
+            read_workflow(tmp_path / name)
