@@ -57,7 +57,8 @@ def timestep_embedding(timesteps: Tensor, width: int, dtype: torch.dtype) -> Ten
     Transformer position encoding (arXiv 1706.03762, section 3.5) as DDPM uses it; computed in fp32.
     """
     half = width // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) * (-math.log(10000.0) / half)
+    # Multiplied before it is divided, as the field does: the other order moves late timesteps by 3e-5.
+    exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) * -math.log(10000.0) / half
     angles = timesteps.float()[:, None] * exponent.exp()[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)
 
