@@ -15,8 +15,10 @@ import numpy as np
 from demo import skeleton as sk
 from demo.mist import HAZE, Camera, Canvas, Colour, lambert
 
-__all__ = ["HAZE", "PALETTE", "VOCABULARY", "Scene", "draw_scene", "scene_batch"]
+__all__ = ["HAZE", "PALETTE", "SIZE", "VOCABULARY", "Scene", "draw_scene", "scene_batch"]
 
+# Sides of the pictures that the mini checkpoints draw.
+SIZE = 128
 PALETTE: dict[str, Colour] = {
     "red": (0.90, 0.07, 0.0),
     "orange": (1.0, 0.45, 0.0),
@@ -200,7 +202,7 @@ def _capsules(p: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, float, float,
     chest = p[sk.NECK] + 0.28 * ((p[sk.R_HIP] + p[sk.L_HIP]) / 2 - p[sk.NECK])
     pelvis = (p[sk.R_HIP] + p[sk.L_HIP]) / 2
     parts = [
-        (chest, pelvis, 0.082, 0.068, 0.0),
+        (chest, pelvis, 0.09, 0.076, 0.0),
         (p[sk.R_SHOULDER], p[sk.L_SHOULDER], 0.05, 0.05, 0.0),
         (p[sk.R_HIP], p[sk.L_HIP], 0.06, 0.06, 0.0),
         (p[sk.NECK], p[sk.NOSE], 0.038, 0.038, 0.0),
@@ -265,7 +267,7 @@ def _caption(rng: np.random.Generator, figure: str, ground: str, things: Sequenc
     )[rng.integers(3)]
 
 
-def draw_scene(seed: int, size: int = 192, colours_from: int | None = None) -> Scene:
+def draw_scene(seed: int, size: int = SIZE, colours_from: int | None = None) -> Scene:
     """Draw the scene of a seed.
 
     seed: any non-negative integer; the same seed always gives the same scene.
@@ -325,7 +327,7 @@ def draw_scene(seed: int, size: int = 192, colours_from: int | None = None) -> S
     )
 
 
-def scene_batch(seeds: Sequence[int], size: int = 192) -> dict[str, np.ndarray | list[str]]:
+def scene_batch(seeds: Sequence[int], size: int = SIZE) -> dict[str, np.ndarray | list[str]]:
     """Scenes stacked: image, pose uint8 [N, H, W, 3]; depth float32, edges uint8, figure_mask bool [N, H, W];
     figure_colour float32 [N, 3]; caption, a list of N strings."""
     scenes = [draw_scene(int(seed), size) for seed in seeds]

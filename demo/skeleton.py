@@ -33,7 +33,7 @@ COLOURS = (
 TORSO, HEAD = 0.29, 0.125  # neck to hips, neck to nose
 SHOULDER, HIP = 0.12, 0.07  # half widths
 UPPER_ARM, FOREARM, THIGH, SHIN = 0.17, 0.16, 0.23, 0.23
-HEAD_RADIUS, LIMB_RADIUS = 0.085, 0.046
+HEAD_RADIUS, LIMB_RADIUS = 0.093, 0.055
 
 
 def _toward(start: np.ndarray, degrees: float, length: float) -> np.ndarray:

@@ -19,7 +19,7 @@ from cnet_core.networks.autoencoder import TinyAutoencoder
 from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.text_encoder import WordEncoder
 from cnet_core.networks.unet import UNet
-from demo.scenes import Scene, draw_scene
+from demo.scenes import SIZE, Scene, draw_scene
 
 HINTS: dict[str, Callable[[Scene], np.ndarray]] = {
     "pose": lambda scene: scene.pose,
@@ -59,8 +59,9 @@ class Scenes(IterableDataset):
         start: int,
         hint: str | None = None,
         encode: Callable[[Tensor], Tensor] | None = None,
+        size: int = SIZE,
     ):
-        self.batch, self.start, self.hint, self.encode = batch, start, hint, encode
+        self.batch, self.start, self.hint, self.encode, self.size = batch, start, hint, encode, size
 
     def __iter__(self) -> Iterator[dict]:
         # Batches are read from the workers in turn, so their order does not depend on how many there are.
@@ -71,7 +72,7 @@ class Scenes(IterableDataset):
         torch.set_num_threads(1)
         for i in itertools.count(first, step):
             seed = FIRST_TRAINING_SEED + self.start + i * self.batch
-            scenes = [draw_scene(seed + k) for k in range(self.batch)]
+            scenes = [draw_scene(seed + k, self.size) for k in range(self.batch)]
             images = to_images(torch.from_numpy(np.stack([scene.image for scene in scenes]))) * 2 - 1
             images = images.contiguous(memory_format=torch.channels_last)
             out: dict = {"captions": [scene.caption for scene in scenes]}
@@ -111,7 +112,7 @@ def train(
     """
     module = nn.ModuleDict(modules)
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     average = [p.detach().clone() for p in parameters]
     first = 0
     if state_file.exists():

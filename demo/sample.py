@@ -1,0 +1,95 @@
+"""Draw pictures with the mini checkpoints, in plain torch: what the trainings and the report need, and no more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cnet_core.checkpoints import load_controlnet, load_unet, read_state_dict
+from cnet_core.control.merge import merge
+from cnet_core.control.residuals import Residuals
+from cnet_core.networks.autoencoder import TinyAutoencoder
+from cnet_core.networks.controlnet import ControlNet
+from cnet_core.networks.text_encoder import WordEncoder
+from demo.make import AUTOENCODER, TEXT
+from demo.train import HINTS, alpha_sigma
+
+
+@dataclass(frozen=True)
+class MiniSD:
+    """The mini checkpoints, ready to draw."""
+
+    unet: torch.nn.Module
+    text: WordEncoder
+    autoencoder: TinyAutoencoder
+    latent_scale: float
+    controls: dict[str, ControlNet]
+
+    @classmethod
+    def load(cls, weights: Path) -> "MiniSD":
+        file = read_state_dict(weights / "autoencoder.safetensors")
+        autoencoder = TinyAutoencoder(AUTOENCODER)
+        autoencoder.load_state_dict(file.tensors)
+        text = WordEncoder(TEXT)
+        text.load_state_dict(read_state_dict(weights / "text_encoder.safetensors").tensors)
+        files = {kind: weights / "controlnet" / f"cnet_mini_{kind}.safetensors" for kind in HINTS}
+        return cls(
+            load_unet(weights / "unet.safetensors", torch.float32),
+            text.eval().requires_grad_(False),
+            autoencoder.eval().requires_grad_(False),
+            float(file.metadata["cnet.latent_scale"]),
+            {kind: load_controlnet(file, torch.float32) for kind, file in files.items() if file.exists()},
+        )
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Pictures [B,H,W,3] in 0..1 through the autoencoder: the best that the base can draw of them."""
+        return self.decode(self.autoencoder.encode(images.movedim(-1, 1) * 2 - 1))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return ((self.autoencoder.decode(latents) + 1) / 2).clamp(0, 1).movedim(1, -1)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        captions: Sequence[str],
+        hints: dict[str, Tensor],
+        size: int,
+        seed: int,
+        steps: int = 12,
+        guidance: float = 2.0,
+    ) -> Tensor:
+        """Pictures [B,size,size,3] in 0..1, one per caption.
+
+        hints: by kind, [B,size,size,3] in 0..1; several are merged by sum. The sampler is DDIM (arXiv 2010.02502)
+        without noise, on evenly spaced timesteps; the same seed starts from the same noise.
+        """
+        batch = len(captions)
+        noise = torch.Generator().manual_seed(seed)
+        x = torch.randn(batch, 4, size // 8, size // 8, generator=noise)
+        context = self.text(self.text.tokenize([*captions, *([""] * batch)]))
+        encoded = []
+        for kind, hint in hints.items():
+            net = self.controls[kind]
+            encoded.append((net, net.encode_hint(hint.movedim(-1, 1)).repeat(2, 1, 1, 1)))
+        times = torch.linspace(999, 0, steps).round().long().tolist()
+        for i, time in enumerate(times):
+            t = torch.full((2 * batch,), time)
+            doubled = x.repeat(2, 1, 1, 1)
+            answers = [net(doubled, features, t, context) for net, features in encoded]
+            residuals = None
+            if answers:
+                blocks = [merge([(block, 1.0) for block in blocks], "sum") for blocks in zip(*answers, strict=True)]
+                residuals = Residuals(blocks[:-1], blocks[-1])
+            cond, uncond = self.unet(doubled, t, context, residuals=residuals).chunk(2)
+            v = uncond + guidance * (cond - uncond)
+            alpha, sigma = alpha_sigma(torch.tensor([time]))
+            clean, eps = alpha * x - sigma * v, sigma * x + alpha * v
+            if i + 1 == steps:
+                x = clean
+            else:
+                alpha, sigma = alpha_sigma(torch.tensor([times[i + 1]]))
+                x = alpha * clean + sigma * eps
+        return self.decode(x / self.latent_scale)
