@@ -22,7 +22,7 @@ class LoadMiniSD(io.ComfyNode):
             category="cnet/demo",
             description=(
                 "A miniature Stable Diffusion that comes with the pack and needs no GPU. It draws dancers and solids in mist at "
-                "192x192 and knows the words of such scenes, like: a red dancer, blue and green things, yellow ground, mist."
+                "128x128 and knows the words of such scenes, like: a red dancer, blue and green things, yellow ground, mist."
             ),
             search_aliases=["mini stable diffusion", "demo model", "tiny model"],
             inputs=[],

@@ -18,7 +18,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ..cnet_core.checkpoints import ControlFile, check_base, identify, open_control, read_state_dict, refuse
+from ..cnet_core.checkpoints import ControlFile, check_base, identify, read_state_dict, refuse
 from ..cnet_core.control.hint import prepare_hint, spread
 from ..cnet_core.control.merge import merge
 from ..cnet_core.control.timing import Timing, active
@@ -313,9 +313,10 @@ def load_control(name: str, model: Any = None) -> Any:
     are made by the host. Raises CheckpointError for everything else.
     """
     path = controlnet_path(name)
-    family = identify(file := read_state_dict(path))
-    if family.kind == "native":
-        return load_native(open_control(path), name, model)
+    file = read_state_dict(path)
+    family = identify(file)
+    if family.open is not None:
+        return load_native(family.open(file, family), name, model)
     loader = getattr(comfy.controlnet, "load_controlnet", None)
     if family.kind == "host" and loader is not None:
         control = loader(path)
