@@ -50,7 +50,8 @@ class Plan:
 class Scenes(IterableDataset):
     """Endless batches of fresh scenes: pictures or their latents, captions, hints. Deterministic from `start` on.
 
-    encode: from pictures [B,3,H,W] in -1..1 to latents, run where the scenes are drawn.
+    encode: from pictures [B,3,H,W] in -1..1 to latents, run where the scenes are drawn. Each batch is given twice (the
+    training noises it anew), so that drawing keeps pace with it.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Scenes(IterableDataset):
                     out["latents"] = self.encode(images)
             if self.hint is not None:
                 out["hints"] = torch.from_numpy(np.stack([HINTS[self.hint](scene) for scene in scenes]))
+            yield out
             yield out
 
 
@@ -120,7 +122,7 @@ def train(
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         average, first = state["average"], state["step"]
-    stream, started, losses = data(first * plan.batch), time.monotonic(), []
+    stream, started, losses = data(first * plan.batch // 2), time.monotonic(), []
     for step in range(first, plan.steps):
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
