@@ -1,0 +1,1 @@
+"""Tests against a real ComfyUI, over HTTP and in its own frontend."""

@@ -1,0 +1,99 @@
+"""Test-only custom nodes: they look at what a run leaves behind and break runs at a chosen moment."""
+
+import hashlib
+import time
+from pathlib import Path
+
+import comfy.model_management
+import torch
+from comfy_api.latest import ComfyExtension, io
+
+
+class HashModel(io.ComfyNode):
+    """SHA-256 over the names and bytes of a MODEL's weights, and which object it is."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            "HostProbeHashModel", category="tests", inputs=[io.Model.Input("model")], is_output_node=True
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model):
+        """Hash anew in every run."""
+        return float("nan")
+
+    @classmethod
+    def execute(cls, model):
+        digest = hashlib.sha256()
+        for name, tensor in sorted(model.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return io.NodeOutput(ui={"sha256": [digest.hexdigest()], "object": [id(model.model)]})
+
+
+class BreakModel(io.ComfyNode):
+    """A MODEL that raises, or waits to be interrupted, after the given step (counted from 0)."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            "HostProbeBreakModel",
+            category="tests",
+            inputs=[
+                io.Model.Input("model"),
+                io.Combo.Input("how", options=["raise", "wait"]),
+                io.Int.Input("step", default=1),
+                io.String.Input("marker", tooltip="File written when the moment has come."),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, how, step, marker):
+        steps = 0
+
+        def after_step(args):
+            nonlocal steps
+            steps += 1
+            if steps <= step:
+                return args["denoised"]
+            Path(marker).touch()
+            if how == "raise":
+                raise RuntimeError("broken by the test")
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline:
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                time.sleep(0.01)
+            raise RuntimeError("nobody interrupted the test")
+
+        broken = model.clone()
+        broken.set_model_sampler_post_cfg_function(after_step)
+        return io.NodeOutput(broken)
+
+
+class RandomConditioning(io.ComfyNode):
+    """Text conditioning [1,77,width] from a seed, so that no text encoder is needed."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            "HostProbeRandomConditioning",
+            category="tests",
+            inputs=[io.Int.Input("seed"), io.Int.Input("width", default=768)],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, seed, width):
+        text = torch.randn(1, 77, width, generator=torch.Generator().manual_seed(seed))
+        return io.NodeOutput([[text, {"pooled_output": text[:, 0]}]])
+
+
+class Probes(ComfyExtension):
+    async def get_node_list(self):
+        return [HashModel, BreakModel, RandomConditioning]
+
+
+async def comfy_entrypoint():
+    return Probes()

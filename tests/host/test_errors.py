@@ -1,0 +1,180 @@
+"""Wrong inputs: each is refused at the node where the mistake is, in the host's own error format."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from .hosting import REPO, Host, RejectedError, Run, api_prompt, nodes_of
+
+GOOD = REPO / "demo" / "weights" / "controlnet" / "cnet_mini_pose.safetensors"
+
+
+def small(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.float16)
+
+
+def not_a_checkpoint(path: Path) -> None:
+    path.write_bytes(b"<!DOCTYPE html><html>Sign in to download</html>")
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(GOOD.read_bytes()[:-1000])
+
+
+def missing_key(path: Path) -> None:
+    tensors = load_file(GOOD)
+    tensors.pop("middle_block_out.0.weight")
+    save_file(tensors, path)
+
+
+def unexpected_key(path: Path) -> None:
+    save_file({**load_file(GOOD), "zero_convs.99.0.weight": small((1, 1, 1, 1))}, path)
+
+
+def wrong_shape(path: Path) -> None:
+    save_file({**load_file(GOOD), "middle_block_out.0.weight": small((5, 5, 1, 1))}, path)
+
+
+def lora(path: Path) -> None:
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    save_file(
+        {
+            f"{name}.lora_down.weight": small((4, 320)),
+            f"{name}.lora_up.weight": small((320, 4)),
+            f"{name}.alpha": small(()),
+        },
+        path,
+    )
+
+
+def base_unet(path: Path) -> None:
+    tensors = load_file(REPO / "demo" / "weights" / "unet.safetensors")
+    save_file({f"model.diffusion_model.{key}": value for key, value in tensors.items()}, path)
+
+
+def vae(path: Path) -> None:
+    save_file(
+        {
+            "first_stage_model.decoder.conv_in.weight": small((512, 4, 3, 3)),
+            "first_stage_model.encoder.conv_in.weight": small((128, 3, 3, 3)),
+            "first_stage_model.quant_conv.weight": small((8, 8, 1, 1)),
+        },
+        path,
+    )
+
+
+def model_patch(path: Path) -> None:
+    save_file(
+        {
+            "control_layers.0.adaLN_modulation.0.weight": small((8, 8)),
+            "control_all_x_embedder.2-1.weight": small((8, 8)),
+            "control_noise_refiner.0.attention.k_norm.weight": small((8,)),
+        },
+        path,
+    )
+
+
+WRONG_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "web_page": (not_a_checkpoint, "web page"),
+    "cut_short": (truncated, "truncated"),
+    "missing_key": (missing_key, "middle_block_out.0.weight"),
+    "unexpected_key": (unexpected_key, "zero_convs.99"),
+    "wrong_shape": (wrong_shape, "middle_block_out.0.weight"),
+    "a_lora": (lora, "LoRA"),
+    "a_unet": (base_unet, "UNet"),
+    "a_vae": (vae, "VAE"),
+    "a_model_patch": (model_patch, "model patch"),
+}
+
+
+def with_file(prompt: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """The prompt with another file in its first control loader, and that loader's id."""
+    prompt = json.loads(json.dumps(prompt))
+    loader = nodes_of(prompt, "CNetLoadControlNet")[0]
+    prompt[loader]["inputs"]["control_net_name"] = name
+    return prompt, loader
+
+
+def assert_pack_error(run: Run, node: str, kind: str, *words: str) -> None:
+    """The run ended at this node with this exception of the pack, whose message holds the words."""
+    assert run.error is not None, run.entry["status"]
+    assert run.error["node_id"] == node, run.error["exception_message"]
+    assert run.error["exception_type"].rpartition(".")[2] == kind, run.error["exception_message"]
+    for word in words:
+        assert word.lower() in run.error["exception_message"].lower(), run.error["exception_message"]
+    # Both the log and the frontend's dialog print the message as it stands.
+    assert run.error["exception_message"].count("\n") <= 12
+
+
+@pytest.mark.parametrize("name", WRONG_FILES)
+def test_a_wrong_file_is_refused_by_the_loader(host: Host, name: str) -> None:
+    write, word = WRONG_FILES[name]
+    file = f"{name}.safetensors"
+    write(host.base / "models" / "controlnet" / file)
+    prompt, loader = with_file(api_prompt("pose"), file)
+    assert_pack_error(host.queue(prompt), loader, "CheckpointError", file, word)
+
+
+def test_a_control_for_another_base_is_found_before_sampling(host: Host) -> None:
+    """A ControlNet whose text width is not the base's."""
+    tensors = {
+        key: (
+            torch.cat([value, value], 1)
+            if key.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+            else value
+        )
+        for key, value in load_file(GOOD).items()
+    }
+    save_file(tensors, host.base / "models" / "controlnet" / "other_base.safetensors")
+    prompt, _ = with_file(api_prompt("pose"), "other_base.safetensors")
+    (sampler,) = nodes_of(prompt, "KSampler")
+    assert_pack_error(host.queue(prompt), sampler, "BaseMismatchError", "other_base.safetensors")
+
+
+def refused(host: Host, prompt: dict[str, Any], node: str, kind: str, name: str) -> None:
+    """The host's validation rejects the prompt for this input of this node."""
+    with pytest.raises(RejectedError) as caught:
+        host.submit(prompt)
+    found = [(error["type"], error["extra_info"]["input_name"]) for error in caught.value.errors(node)]
+    assert (kind, name) in found, caught.value
+
+
+def test_values_out_of_range_are_refused_before_anything_runs(host: Host) -> None:
+    prompt = api_prompt("pose")
+    (apply,) = nodes_of(prompt, "CNetApply")
+    prompt[apply]["inputs"]["strength"] = 11.0
+    refused(host, prompt, apply, "value_bigger_than_max", "strength")
+    prompt[apply]["inputs"].update(strength=1.0, end_percent=-0.5)
+    refused(host, prompt, apply, "value_smaller_than_min", "end_percent")
+
+
+def test_missing_and_mistaken_inputs_are_refused_before_anything_runs(host: Host) -> None:
+    prompt = api_prompt("pose")
+    (apply,) = nodes_of(prompt, "CNetApply")
+    image = prompt[apply]["inputs"].pop("image")
+    refused(host, prompt, apply, "required_input_missing", "image")
+    prompt[apply]["inputs"].update(image=prompt[apply]["inputs"]["control_net"])
+    refused(host, prompt, apply, "return_type_mismatch", "image")
+    prompt[apply]["inputs"].update(image=image)
+    prompt, loader = with_file(prompt, "no_such_file.safetensors")
+    refused(host, prompt, loader, "value_not_in_list", "control_net_name")
+
+
+def test_a_merge_without_units_is_refused(host: Host) -> None:
+    prompt = api_prompt("pose_depth")
+    (merge,) = nodes_of(prompt, "CNetMerge")
+    inputs = prompt[merge]["inputs"]
+    prompt[merge]["inputs"] = {key: value for key, value in inputs.items() if not key.startswith("units.")}
+    refused(host, prompt, merge, "required_input_missing", "units.unit0")
+
+
+def test_an_end_before_its_start_is_refused_at_the_node(host: Host) -> None:
+    prompt = api_prompt("pose")
+    (apply,) = nodes_of(prompt, "CNetApply")
+    prompt[apply]["inputs"].update(start_percent=0.8, end_percent=0.2)
+    assert_pack_error(host.queue(prompt), apply, "ControlError", "0.8", "0.2")

@@ -1,0 +1,160 @@
+"""The shipped workflows in the host's real frontend, in a headless Chromium.
+
+Needs playwright (pip install playwright) and a Chromium: $CHROMIUM, one on the PATH, or playwright's own.
+Screenshots go to $CNET_SCREENSHOTS if it is set.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .hosting import Host, api_prompt, host_label, minihost, workflow_file
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright to test the frontend")
+# Those of playwright, which type checkers need not have.
+Browser = Page = Any
+
+NAMES = ["canny", "pose", "pose_depth"]
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+READY = """() => window.app?.graph && window.LiteGraph
+    && Object.keys(window.LiteGraph.registered_node_types).some(name => name.startsWith('CNet'))"""
+LOAD = "async workflow => { await window.app.loadGraphData(workflow, true, true); }"
+UNKNOWN_NODES = """() => window.app.graph.nodes
+    .filter(node => node.has_errors || !(node.type in window.LiteGraph.registered_node_types))
+    .map(node => node.type)"""
+# Every picture on the canvas with its size: [node type, width, height].
+PICTURES = """() => window.app.graph.nodes.flatMap(node => (node.imgs ?? [])
+    .map(image => [node.type, image.naturalWidth, image.naturalHeight]))"""
+WATCH_RUN = """() => {
+    window.cnetRun = null;
+    for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
+        window.app.api.addEventListener(kind, event => { window.cnetRun ??= [kind, event.detail]; });
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    own = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    with sync_api.sync_playwright() as playwright:
+        try:
+            running = playwright.chromium.launch(executable_path=own, args=FLAGS)
+        except sync_api.Error as problem:
+            pytest.skip(f"no Chromium to test the frontend with: {str(problem).splitlines()[0]}")
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """Errors of the console and of the page that come from this pack, filled while the test runs."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, host: Host, complaints: list[str]) -> Iterator[Page]:
+    """The frontend, loaded and idle."""
+    opened = browser.new_page(viewport={"width": 1920, "height": 1080})
+
+    def note(text: str, source: str) -> None:
+        if "cnet" in f"{text} {source}".lower():
+            complaints.append(f"{source}: {text}")
+
+    opened.on(
+        "console", lambda m: note(m.text, m.location["url"]) if m.type in ("error", "warning") else None
+    )
+    opened.on("pageerror", lambda error: note(str(error), error.stack or ""))
+    opened.on("requestfailed", lambda request: note(request.failure or "failed", request.url))
+    opened.goto(host.url)
+    opened.wait_for_function(READY, timeout=120_000)
+    opened.wait_for_load_state("networkidle")
+    yield opened
+    opened.close()
+
+
+def open_workflow(page: Page, name: str) -> dict[str, Any]:
+    """Load a shipped workflow into the frontend, whole in view; returns it."""
+    workflow = json.loads(workflow_file(name).read_text())
+    page.evaluate(LOAD, workflow)
+    page.wait_for_function("n => window.app.graph.nodes.length === n", arg=len(workflow["nodes"]))
+    page.mouse.click(960, 1000)
+    page.keyboard.press(".")
+    page.wait_for_timeout(1500)
+    return workflow
+
+
+def screenshot(page: Page, host: Host, name: str) -> None:
+    folder = os.environ.get("CNET_SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=Path(folder) / f"{name}-{host_label(host.root)}.png")
+
+
+def without_titles(prompt: dict[str, Any]) -> dict[str, Any]:
+    """An API prompt without `_meta`: the frontend takes core nodes' titles from its own translations."""
+    return {
+        node: {key: value for key, value in body.items() if key != "_meta"} for node, body in prompt.items()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_opens_converts_and_runs(page: Page, host: Host, complaints: list[str], name: str) -> None:
+    open_workflow(page, name)
+    assert page.evaluate(UNKNOWN_NODES) == []
+    assert page.get_by_text("missing", exact=False).filter(visible=True).all_inner_texts() == []
+    screenshot(page, host, name)
+
+    theirs = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert without_titles(theirs) == without_titles(api_prompt(name))
+
+    page.evaluate(WATCH_RUN)
+    page.get_by_role("button", name="Run", exact=True).first.click()
+    page.wait_for_function("() => window.cnetRun", timeout=180_000)
+    kind, detail = page.evaluate("() => window.cnetRun")
+    assert kind == "execution_success", detail
+    page.wait_for_function(
+        "() => window.app.graph.nodes.some(n => n.type === 'SaveImage' && n.imgs?.length)", timeout=30_000
+    )
+    page.wait_for_timeout(500)
+    pictures = [size for node, *size in page.evaluate(PICTURES) if node == "SaveImage"]
+    assert pictures and all(size == [192, 192] for size in pictures)
+    screenshot(page, host, f"{name}-run")
+    assert complaints == []
+
+
+def test_saved_from_the_frontend_the_workflow_still_converts_alike(page: Page, tmp_path: Path) -> None:
+    """What the frontend saves, with its own additions, is what minihost reads too."""
+    open_workflow(page, "pose_depth")
+    both = page.evaluate("async () => await window.app.graphToPrompt()")
+    saved = tmp_path / "saved.json"
+    saved.write_text(json.dumps(both["workflow"]))
+    assert without_titles(json.loads(minihost("convert", saved))) == without_titles(both["output"])
+
+
+def test_an_error_is_shown_in_the_frontends_dialog(page: Page, host: Host) -> None:
+    (host.base / "models" / "controlnet" / "frontend_wrong.safetensors").write_text(
+        "<html>not a model</html>"
+    )
+    page.reload()
+    page.wait_for_function(READY, timeout=120_000)
+    workflow = json.loads(workflow_file("pose").read_text())
+    (loader,) = [node for node in workflow["nodes"] if node["type"] == "CNetLoadControlNet"]
+    loader["widgets_values"][0] = "frontend_wrong.safetensors"
+    page.evaluate(LOAD, workflow)
+    page.wait_for_timeout(1500)
+    page.evaluate(WATCH_RUN)
+    page.get_by_role("button", name="Run", exact=True).first.click()
+    page.wait_for_function("() => window.cnetRun", timeout=60_000)
+    kind, detail = page.evaluate("() => window.cnetRun")
+    assert kind == "execution_error"
+    assert "frontend_wrong.safetensors" in detail["exception_message"]
+    page.get_by_text("frontend_wrong.safetensors").filter(visible=True).first.wait_for(timeout=10_000)
+    screenshot(page, host, "error")
