@@ -207,9 +207,9 @@ class Inputs:
     size: tuple[int, int] = field(default=(0, 0))
 
 
-def run_block(block: nn.ModuleList, h: Tensor, inputs: Inputs) -> Tensor:
-    """Run one LDM block, a list of layers that differ in what they read."""
-    for layer in block:
+def run_block(block: nn.Module, h: Tensor, inputs: Inputs) -> Tensor:
+    """Run one LDM block, a ModuleList of layers that differ in what they read."""
+    for layer in block.children():
         if isinstance(layer, ResBlock):
             h = layer(h, inputs.emb)
         elif isinstance(layer, SpatialTransformer):

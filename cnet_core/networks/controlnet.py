@@ -108,6 +108,6 @@ class ControlNet(Encoder):
             h = run_block(block, h, inputs)
             if i == 0:
                 h = h + hint_features
-            down.append(zero_conv[0](h))
+            down.append(run_block(zero_conv, h, inputs))
         h = run_block(self.middle_block, h, inputs)
         return Residuals(down, self.middle_block_out[0](h))

@@ -1,0 +1,80 @@
+"""Control images as hints, and hints spread over a batch."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnet_core.control.hint import prepare_hint, spread
+from cnet_core.control.residuals import Residuals
+from cnet_core.errors import HintError
+
+
+def picture(channels: int, batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, channels, 5, 7, generator=torch.Generator().manual_seed(channels))
+
+
+def test_rgb_passes_unchanged():
+    image = picture(3)
+    assert torch.equal(prepare_hint(image), image)
+
+
+def test_values_outside_0_to_1_are_cut_off_and_the_image_stays_as_it_was():
+    image = picture(3) * 3 - 1
+    before = image.clone()
+    assert torch.equal(prepare_hint(image), before.clamp(0, 1))
+    assert torch.equal(image, before)
+
+
+def test_grey_fills_three_channels():
+    image = picture(1)
+    assert torch.equal(prepare_hint(image), torch.cat([image] * 3, 1))
+
+
+def test_transparent_places_are_black_whatever_colour_lies_below():
+    image = torch.ones(1, 4, 2, 2)
+    image[:, 3] = torch.tensor([[0.0, 0.25], [0.5, 1.0]])
+    assert torch.equal(prepare_hint(image), image[:, 3:].expand(-1, 3, -1, -1))
+
+
+def test_a_network_of_as_many_channels_takes_them_as_they_are():
+    image = picture(4)
+    assert torch.equal(prepare_hint(image, channels=4), image)
+
+
+def test_half_precision_is_read_as_float():
+    assert prepare_hint(picture(3).half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_that_are_no_numbers_are_refused(value):
+    image = picture(3)
+    image[1, 2, 4, 6] = value
+    with pytest.raises(HintError, match="not finite"):
+        prepare_hint(image)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (1, 3, 0, 8), (1, 3, 8, 0), (3, 8, 8)])
+def test_empty_images_are_refused(shape):
+    with pytest.raises(HintError, match="at least one"):
+        prepare_hint(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_other_channels_are_refused_by_number(channels):
+    with pytest.raises(HintError, match=f"has {channels} channels.*wants 3"):
+        prepare_hint(picture(channels))
+
+
+@given(hints=st.integers(1, 5), latents=st.integers(1, 9))
+def test_hints_go_to_the_latents_in_turn(hints, latents):
+    features = torch.arange(hints)[:, None]
+    assert spread(features, latents)[:, 0].tolist() == [i % hints for i in range(latents)]
+
+
+def test_residuals_are_read_block_by_block_the_middle_last():
+    down = [torch.zeros(1), torch.ones(1)]
+    mid = torch.full((1,), 2.0)
+    assert [float(block) for block in Residuals(down, mid)] == [0.0, 1.0, 2.0]
