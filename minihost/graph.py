@@ -54,7 +54,9 @@ class Executor:
             node_id: {**node, "inputs": dict(node.get("inputs") or {})} for node_id, node in prompt.items()
         }
         order = validate(prompt, self.nodes)
-        result, keys, done = Result(), {}, {}
+        result = Result()
+        keys: dict[str, Any] = {}
+        done: dict[str, Done] = {}
         with torch.inference_mode():
             for node_id in order:
                 keys[node_id] = key = self._key(prompt, node_id, keys)

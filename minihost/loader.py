@@ -22,7 +22,7 @@ PACK = Path(__file__).resolve().parent.parent
 def load_pack(path: Path | str = PACK) -> Nodes:
     """The node classes of the pack in a directory, by node id. PackError when it cannot be loaded."""
     shims.install()
-    directory = Path(path).resolve()
+    directory = Path(path).absolute()
     start = directory / "__init__.py"
     if not start.is_file():
         raise PackError(f"{directory} is no node pack: it has no __init__.py")

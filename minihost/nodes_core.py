@@ -229,7 +229,7 @@ class VAEEncode(io.ComfyNode):
         return io.NodeOutput({"samples": vae.encode(pixels)})
 
 
-CORE_NODES = [
+CORE_NODES: list[Any] = [
     LoadImage,
     SaveImage,
     PreviewImage,

@@ -37,7 +37,7 @@ def overridden(node: type[ComfyNode], method: str) -> bool:
 def call(method: Any, **values: Any) -> Any:
     """Call a node's method, which may be a coroutine."""
     result = method(**values)
-    return asyncio.run(result) if inspect.isawaitable(result) else result
+    return asyncio.run(result) if inspect.iscoroutine(result) else result
 
 
 def types_fit(given: str, wanted: str) -> bool:

@@ -23,7 +23,7 @@ def input_table(inputs: Iterable[Input]) -> dict[str, dict[str, Any]]:
 class DynamicInput(Input):
     """An input that stands for others."""
 
-    parameters = (*HEAD, "extra_dict")
+    parameters: tuple[str, ...] = (*HEAD, "extra_dict")
 
 
 class AutogrowTemplate:
@@ -135,8 +135,9 @@ class MultiTypeInput(Input):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.widget: Input | None = None
-        if isinstance(self.id, Input):
-            self.widget = copy.copy(self.id)
+        given: Any = self.id
+        if isinstance(given, Input):
+            self.widget = copy.copy(given)
             for name in ("optional", "tooltip", "display_name", "lazy"):
                 setattr(self, name, getattr(self.widget, name) or getattr(self, name))
             self.id = self.widget.id

@@ -118,7 +118,7 @@ class Input:
 class WidgetInput(Input):
     """An input whose value can be set on the node itself."""
 
-    parameters = (*HEAD, "default", "socketless", "widget_type", "force_input", *TAIL)
+    parameters: tuple[str, ...] = (*HEAD, "default", "socketless", "widget_type", "force_input", *TAIL)
     default: Any
     widget_type: str | None = None
     force_input: bool | None = None

@@ -62,8 +62,10 @@ class Schema:
             twice = [name for name, count in Counter(ids).items() if count > 1]
             if twice:
                 raise ValueError(f"node {self.node_id}: {what} ids must be unique, but {twice} are not")
-        for socket in (*self.inputs, *self.outputs):
-            socket.validate()
+        for one in self.inputs:
+            one.validate()
+        for output in self.outputs:
+            output.validate()
 
     def finalize(self) -> None:
         """Fill in what follows from the rest: an output node sees the prompt, each output has an id."""

@@ -68,7 +68,7 @@ def unet_config(settings: dict[str, Any]) -> UNetConfig:
     )
 
 
-def taken(control: dict[str, list] | None, unet: UNetConfig) -> SimpleNamespace | None:
+def taken(control: dict[str, list] | None, unet: UNetConfig) -> Any:
     """A control's lists as residuals for the UNet.
 
     The lists are read from their ends, as the host pops them: `output` ends with the deepest skip, `middle`

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def cast(layer: Any, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def cast(layer: Any, x: Tensor) -> tuple[Any, Any]:
     """The layer's weight and bias in the input's format and place."""
     weight, bias = layer.weight, layer.bias
     return (
