@@ -2,16 +2,27 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from cnet_core.checkpoints import load_controlnet, save_controlnet
+from cnet_core.networks.controlnet import ControlNet
 
 from .hosting import REPO, Host, RejectedError, Run, api_prompt, nodes_of
 
 GOOD = REPO / "demo" / "weights" / "controlnet" / "cnet_mini_pose.safetensors"
+
+
+def good() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a mini ControlNet."""
+    with safe_open(GOOD, "pt") as file:
+        return load_file(GOOD), file.metadata()
 
 
 def small(shape: tuple[int, ...]) -> torch.Tensor:
@@ -27,17 +38,19 @@ def truncated(path: Path) -> None:
 
 
 def missing_key(path: Path) -> None:
-    tensors = load_file(GOOD)
+    tensors, metadata = good()
     tensors.pop("middle_block_out.0.weight")
-    save_file(tensors, path)
+    save_file(tensors, path, metadata)
 
 
 def unexpected_key(path: Path) -> None:
-    save_file({**load_file(GOOD), "zero_convs.99.0.weight": small((1, 1, 1, 1))}, path)
+    tensors, metadata = good()
+    save_file({**tensors, "zero_convs.99.0.weight": small((1, 1, 1, 1))}, path, metadata)
 
 
 def wrong_shape(path: Path) -> None:
-    save_file({**load_file(GOOD), "middle_block_out.0.weight": small((5, 5, 1, 1))}, path)
+    tensors, metadata = good()
+    save_file({**tensors, "middle_block_out.0.weight": small((5, 5, 1, 1))}, path, metadata)
 
 
 def lora(path: Path) -> None:
@@ -120,20 +133,22 @@ def test_a_wrong_file_is_refused_by_the_loader(host: Host, name: str) -> None:
     assert_pack_error(host.queue(prompt), loader, "CheckpointError", file, word)
 
 
-def test_a_control_for_another_base_is_found_before_sampling(host: Host) -> None:
-    """A ControlNet whose text width is not the base's."""
-    tensors = {
-        key: (
-            torch.cat([value, value], 1)
-            if key.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
-            else value
-        )
-        for key, value in load_file(GOOD).items()
-    }
-    save_file(tensors, host.base / "models" / "controlnet" / "other_base.safetensors")
-    prompt, _ = with_file(api_prompt("pose"), "other_base.safetensors")
-    (sampler,) = nodes_of(prompt, "KSampler")
-    assert_pack_error(host.queue(prompt), sampler, "BaseMismatchError", "other_base.safetensors")
+@pytest.mark.parametrize(
+    ("changes", "class_type"),
+    [({"context_dim": 96}, "CNetApply"), ({"model_channels": 64}, "KSampler")],
+    ids=["other_text", "other_width"],
+)
+def test_a_control_for_another_base_is_found_before_sampling(
+    host: Host, changes: dict[str, Any], class_type: str
+) -> None:
+    """At the apply node where the prompt's text tells, else when the sampler sets out, before a step."""
+    net = load_controlnet(GOOD)
+    file = f"other_{next(iter(changes))}.safetensors"
+    other = ControlNet(replace(net.config, **changes), hint_widths=net.hint_widths)
+    save_controlnet(other, host.base / "models" / "controlnet" / file)
+    prompt, _ = with_file(api_prompt("pose"), file)
+    (node,) = nodes_of(prompt, class_type)
+    assert_pack_error(host.queue(prompt), node, "BaseMismatchError", file)
 
 
 def refused(host: Host, prompt: dict[str, Any], node: str, kind: str, name: str) -> None:

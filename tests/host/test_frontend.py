@@ -17,7 +17,8 @@ from .hosting import Host, api_prompt, host_label, minihost, workflow_file
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright to test the frontend")
 # Those of playwright, which type checkers need not have.
-Browser = Page = Any
+Browser = Any
+Page = Any
 
 NAMES = ["canny", "pose", "pose_depth"]
 FLAGS = [
