@@ -1,6 +1,6 @@
 """Make hints from pictures."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..annotators.canny import canny
 
@@ -36,4 +36,5 @@ class Canny(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, low_threshold: int, high_threshold: int) -> io.NodeOutput:
-        return io.NodeOutput(canny(image, low_threshold, high_threshold))
+        edges = canny(image, low_threshold, high_threshold)
+        return io.NodeOutput(edges, ui=ui.PreviewImage(edges))

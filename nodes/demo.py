@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..cnet_core.errors import CNetError
 from . import host, mini
@@ -62,7 +62,8 @@ class ExampleImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
-        return io.NodeOutput(read_example(EXAMPLES, name))
+        image = read_example(EXAMPLES, name)
+        return io.NodeOutput(image, ui=ui.PreviewImage(image))
 
 
 def read_example(folder: Path, name: str) -> torch.Tensor:
