@@ -13,7 +13,7 @@ from . import api_ui as ui
 class ComfyExtension(ABC):
     """What a pack's `comfy_entrypoint` returns."""
 
-    async def on_load(self) -> None:
+    async def on_load(self) -> None:  # noqa: B027 (packs need not override it)
         """Called once, before the nodes are listed."""
 
     @abstractmethod

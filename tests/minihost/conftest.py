@@ -24,8 +24,8 @@ def info(nodes):
 def tiny(nodes):
     """The tiny pack's module, with what it wrote down cleared."""
     module = sys.modules[nodes["TinyLoad"].__module__]
-    module.RUNS.clear()
-    module.EVENTS.clear()
+    module.runs.clear()
+    module.events.clear()
     shims.model_management.interrupt_current_processing(False)
     yield module
     shims.model_management.interrupt_current_processing(False)

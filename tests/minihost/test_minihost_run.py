@@ -41,7 +41,7 @@ def test_each_node_runs_after_its_sources_and_once_for_the_same_inputs(nodes, ti
         "8": show(("1", 0)),
     }
     result = Executor(nodes).run(prompt)
-    assert tiny.RUNS == ["TinyNumber 2", "TinyNumber 3"]
+    assert tiny.runs == ["TinyNumber 2", "TinyNumber 3"]
     assert (shown(result, "9"), shown(result, "8")) == (["5"], ["2"])
 
 
@@ -70,7 +70,7 @@ def test_a_fingerprint_decides_about_running_again(nodes, tiny, monkeypatch):
 def test_nodes_that_ask_for_their_id_do_not_share_results(nodes, tiny):
     check = {"class_type": "TinyCheck", "inputs": {"low": 1, "high": 2}}
     Executor(nodes).run({"1": check, "2": check, "8": show(("1", 0)), "9": show(("2", 0))})
-    assert tiny.RUNS == ["TinyCheck 1", "TinyCheck 2"]
+    assert tiny.runs == ["TinyCheck 1", "TinyCheck 2"]
 
 
 def test_dynamic_inputs_arrive_nested(nodes):
@@ -112,7 +112,7 @@ def test_a_failing_node_is_named_and_what_was_done_is_kept(nodes, tiny):
 
 
 def test_a_picture_holds_its_workflow_and_is_never_written_over(nodes, folders, picture_prompt):
-    workflow = {"nodes": [], "links": [], "title": "as saved – ü"}
+    workflow = {"nodes": [], "links": [], "title": "as saved, ü"}
     first = Executor(nodes).run(picture_prompt(), workflow)
     second = Executor(nodes).run(picture_prompt(), workflow)
     paths = [*saved_paths(first.ui), *saved_paths(second.ui)]
@@ -147,13 +147,13 @@ def test_cancelling_ends_the_run_and_the_next_one_is_whole(nodes, tiny, folders,
     }
     with pytest.raises(InterruptProcessingException):
         executor.run(prompt)
-    assert [event[0] for event in tiny.EVENTS] == ["pre_run", "pre_run", "get_control", "get_control"]
+    assert [event[0] for event in tiny.events] == ["pre_run", "pre_run", "get_control", "get_control"]
     assert not list(folders.glob("output/**/*.png"))
     prompt["8"]["inputs"]["interrupt_at"] = -1
     result = executor.run(prompt)
     assert result.executed[0] == "8"
     assert len(saved_paths(result.ui)) == 1
-    assert tiny.EVENTS[-1] == ("cleanup",)
+    assert tiny.events[-1] == ("cleanup",)
 
 
 def test_node_classes_keep_no_state(nodes, monkeypatch):

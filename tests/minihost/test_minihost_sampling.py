@@ -144,7 +144,7 @@ def test_predictions_give_the_data_back(sigma, data, noise):
 @pytest.fixture
 def loaded(nodes, tiny):
     """Model, positive and negative conditioning of the tiny pack, and its apply node."""
-    model, clip, vae = nodes["TinyLoad"].execute("v").args
+    model, clip, _ = nodes["TinyLoad"].execute("v").args
     positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("one", "two"))
     return model, positive, negative
 
@@ -177,20 +177,21 @@ def controlled(nodes, positive, negative, **changes):
 def test_one_control_for_both_makes_one_pass_per_step(nodes, tiny, loaded):
     model, positive, negative = loaded
     run(model, *controlled(nodes, positive, negative))
-    assert tiny.EVENTS == [
+    told = [
         ("pre_run", (999999999.9, 0.0)),
         ("pre_run", (999999999.9, 0.0)),
         *[("get_control", (2, 4, 4, 5), (1, 0))] * 3,
         ("cleanup",),
     ]
+    assert tiny.events == told
 
 
 def test_two_controls_make_two_passes_with_the_same_result(nodes, tiny, loaded):
     model, positive, negative = loaded
     together = run(model, *controlled(nodes, positive, negative))
-    tiny.EVENTS.clear()
+    tiny.events.clear()
     apart = run(model, *controlled(nodes, positive, negative, same_object=False))
-    steps = [event[1:] for event in tiny.EVENTS if event[0] == "get_control"]
+    steps = [event[1:] for event in tiny.events if event[0] == "get_control"]
     assert steps == [((1, 4, 4, 5), (0,)), ((1, 4, 4, 5), (1,))] * 3
     assert torch.allclose(together, apart, atol=1e-4)
     assert not torch.allclose(together, run(model, positive, negative), atol=1e-2)
@@ -199,7 +200,7 @@ def test_two_controls_make_two_passes_with_the_same_result(nodes, tiny, loaded):
 def test_at_cfg_one_the_negative_costs_nothing(nodes, tiny, loaded):
     model, positive, negative = loaded
     run(model, *controlled(nodes, positive, negative), cfg=1.0)
-    assert {event[1:] for event in tiny.EVENTS if event[0] == "get_control"} == {((1, 4, 4, 5), (0,))}
+    assert {event[1:] for event in tiny.events if event[0] == "get_control"} == {((1, 4, 4, 5), (0,))}
 
 
 @pytest.mark.parametrize("interrupt_at", [-1, 3])

@@ -10,7 +10,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-RUNS = []  # names of the nodes that ran, in order, for the tests to read
+runs = []  # names of the nodes that ran, in order, for the tests to read
 
 
 class TinyLatent(comfy.latent_formats.LatentFormat):
@@ -79,7 +79,7 @@ class TinyLoad(io.ComfyNode):
 
     @classmethod
     def execute(cls, prediction):
-        RUNS.append("TinyLoad")
+        runs.append("TinyLoad")
         config = TinyConfig(UNET)
         config.set_inference_dtype(torch.float32, None)
         kinds = {"eps": comfy.model_base.ModelType.EPS, "v": comfy.model_base.ModelType.V_PREDICTION}
@@ -128,7 +128,7 @@ class TinyControl(comfy.controlnet.ControlBase):
         self.events.append(("cleanup",))
 
 
-EVENTS = []
+events = []
 
 
 class TinyApply(io.ComfyNode):
@@ -149,8 +149,8 @@ class TinyApply(io.ComfyNode):
     @classmethod
     def execute(cls, positive, negative, value, same_object, interrupt_at):
         stop = interrupt_at if interrupt_at >= 0 else None
-        first = TinyControl(value, EVENTS, stop)
-        second = first if same_object else TinyControl(value, EVENTS, stop)
+        first = TinyControl(value, events, stop)
+        second = first if same_object else TinyControl(value, events, stop)
         first.set_cond_hint(torch.zeros(1, 3, 8, 8), 1.0, (0.0, 1.0))
         out = []
         for conditioning, control in ((positive, first), (negative, second)):
@@ -204,7 +204,7 @@ class TinyNumber(io.ComfyNode):
 
     @classmethod
     def execute(cls, seed, extra=0):
-        RUNS.append(f"TinyNumber {seed}")
+        runs.append(f"TinyNumber {seed}")
         if seed == 99:
             raise ValueError("ninety-nine is too many")
         return io.NodeOutput(seed + extra)
@@ -294,7 +294,7 @@ class TinyCheck(io.ComfyNode):
 
     @classmethod
     def execute(cls, low, high, file=None, anything=None):
-        RUNS.append(f"TinyCheck {cls.hidden.unique_id}")
+        runs.append(f"TinyCheck {cls.hidden.unique_id}")
         return io.NodeOutput(high - low)
 
 
