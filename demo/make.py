@@ -47,9 +47,9 @@ PLANS = {
     "autoencoder": Plan(steps=2400, batch=4, rate=1e-3, seed=1),
     "autoencoder_fit": Plan(steps=900, batch=8, rate=5e-4, seed=6),
     "base": Plan(steps=2500, batch=16, rate=6e-4, seed=2),
-    "pose": Plan(steps=1000, batch=16, rate=6e-4, seed=3),
-    "depth": Plan(steps=800, batch=16, rate=6e-4, seed=4),
-    "canny": Plan(steps=800, batch=16, rate=6e-4, seed=5),
+    "pose": Plan(steps=700, batch=16, rate=6e-4, seed=3),
+    "depth": Plan(steps=500, batch=16, rate=6e-4, seed=4),
+    "canny": Plan(steps=500, batch=16, rate=6e-4, seed=5),
 }
 
 
