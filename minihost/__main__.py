@@ -11,8 +11,10 @@ import argparse
 import json
 import signal
 import sys
-import tempfile
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from .errors import MinihostError, NodeError, WorkflowError
 from .loader import PACK
 
 CANCELLED = 130
+# What nodes raise on purpose. Anything else is a fault of the program, and its trace is worth showing.
+EXPECTED = (ValueError, OSError, MinihostError)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -33,7 +37,10 @@ def arguments() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a workflow and save its pictures")
     run.add_argument("file", type=Path, help="workflow: UI or API format JSON, or a PNG that holds one")
     run.add_argument(
-        "--output", type=Path, default=Path("out"), help="folder for saved pictures (default: out)"
+        "--output",
+        type=Path,
+        default=Path("out"),
+        help="folder for saved pictures, previews in its temp (default: out)",
     )
     run.add_argument(
         "--input", type=Path, default=None, help="folder of Load Image (default: workflows/inputs)"
@@ -45,8 +52,9 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def cancel_on_interrupt() -> None:
-    """The first Ctrl-C stops the run at its next step, a second one at once."""
+@contextmanager
+def cancel_on_interrupt() -> Iterator[None]:
+    """Within, the first Ctrl-C stops the run at its next step, a second one at once."""
     from .shims import model_management
 
     def handler(number: int, frame: Any) -> None:
@@ -54,7 +62,11 @@ def cancel_on_interrupt() -> None:
         print("\nCancelling after this step; Ctrl-C again stops at once.", file=sys.stderr)
         model_management.interrupt_current_processing()
 
-    signal.signal(signal.SIGINT, handler)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -66,23 +78,21 @@ def run(options: argparse.Namespace) -> int:
     from .workflow import is_ui, read_workflow, to_prompt
 
     workflow = read_workflow(options.file)
-    with tempfile.TemporaryDirectory(prefix="minihost-") as temporary:
-        shims.folder_paths.set_directory("output", options.output)
-        shims.folder_paths.set_directory("input", options.input or options.pack / "workflows" / "inputs")
-        shims.folder_paths.set_directory("temp", temporary)
-        nodes = load_nodes(options.pack)
-        prompt = to_prompt(workflow, object_info(nodes))
-        cancel_on_interrupt()
-        started = time.perf_counter()
-        executor = Executor(nodes, on_node=lambda label: print(label, file=sys.stderr))
-        try:
+    shims.folder_paths.set_directory("output", options.output)
+    shims.folder_paths.set_directory("temp", options.output / "temp")
+    shims.folder_paths.set_directory("input", options.input or options.pack / "workflows" / "inputs")
+    nodes = load_nodes(options.pack)
+    prompt = to_prompt(workflow, object_info(nodes))
+    started = time.perf_counter()
+    executor = Executor(nodes, on_node=lambda label: print(label, file=sys.stderr))
+    try:
+        with cancel_on_interrupt():
             result = executor.run(prompt, workflow if is_ui(workflow) else None)
-        except (InterruptProcessingException, KeyboardInterrupt):
-            print("Cancelled.", file=sys.stderr)
-            return CANCELLED
-        for path in saved_paths(result.ui):
-            print(path)
-        print(f"Done in {time.perf_counter() - started:.1f} s.", file=sys.stderr)
+    except InterruptProcessingException:
+        raise KeyboardInterrupt from None
+    for path in saved_paths(result.ui):
+        print(path)
+    print(f"Done in {time.perf_counter() - started:.1f} s.", file=sys.stderr)
     return 0
 
 
@@ -114,8 +124,13 @@ def main(argv: list[str] | None = None) -> int:
     except WorkflowError as error:
         for problem in error.problems:
             print(f"Error: {problem}", file=sys.stderr)
-    except (NodeError, MinihostError) as error:
+    except MinihostError as error:
+        if isinstance(error, NodeError) and not isinstance(error.__cause__, EXPECTED):
+            traceback.print_exception(error.__cause__)
         print(f"Error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("Cancelled.", file=sys.stderr)
+        return CANCELLED
     return 1
 
 

@@ -62,7 +62,7 @@ def entries(which: int, conditioning: list) -> list[Entry]:
     """Entries of a CONDITIONING, [[cond, {..}], ..]. MinihostError on what would be left out silently."""
     made = []
     for cond, values in conditioning:
-        found = [key for key in UNSUPPORTED if values.get(key)]
+        found = [key for key in UNSUPPORTED if values.get(key) is not None and values[key] is not False]
         if found:
             raise MinihostError(
                 f"minihost cannot sample with '{found[0]}' in the conditioning; run this workflow in ComfyUI"
@@ -93,6 +93,10 @@ class Guider:
         alone when a run fails, and a pack must live with that.
         """
         controls = list(dict.fromkeys(entry.control for entry in self.entries if entry.control is not None))
+        if any(control.get_extra_hooks() for control in controls):
+            raise MinihostError(
+                "minihost cannot sample with hooks on a control; run this workflow in ComfyUI"
+            )
         loaded = [model for control in controls for model in control.get_models()]
         memory = self.model.memory_required([2 * noise.shape[0], *noise.shape[1:]])
         memory += sum(

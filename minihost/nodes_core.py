@@ -241,10 +241,10 @@ CORE_NODES: list[Any] = [
 ]
 
 
-def saved_paths(ui: dict[str, dict[str, Any]], kind: str = "output") -> list[str]:
-    """Paths of the pictures that nodes saved into the output (or temporary) folder."""
-    found = [image for shown in ui.values() for image in shown.get("images", []) if image["type"] == kind]
+def saved_paths(ui: dict[str, dict[str, Any]]) -> list[str]:
+    """Paths of the pictures that nodes saved, previews too."""
+    found = [image for shown in ui.values() for image in shown.get("images", [])]
     return [
-        os.path.join(folder_paths.get_directory_by_type(kind), image["subfolder"], image["filename"])
+        os.path.join(folder_paths.get_directory_by_type(image["type"]), image["subfolder"], image["filename"])
         for image in found
     ]

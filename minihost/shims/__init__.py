@@ -51,10 +51,9 @@ def install() -> None:
     parents = {name.split(".")[0]: package(name.split(".")[0]) for name in SHIMS if "." in name}
     for name, module in {**parents, **SHIMS}.items():
         present = sys.modules.get(name)
-        if present is not None and present is not module and not getattr(present, "__path__", None) == []:
-            raise PackError(
-                f"'{name}' is already loaded from {present.__file__}; run minihost in its own process"
-            )
+        if present is not None and present is not module and getattr(present, "__path__", None) != []:
+            where = getattr(present, "__file__", None) or "elsewhere"
+            raise PackError(f"'{name}' is already loaded from {where}; run minihost in its own process")
     for name, module in {**parents, **SHIMS}.items():
         if name in SHIMS or name not in sys.modules:
             sys.modules[name] = module

@@ -67,14 +67,6 @@ def intermediate_dtype() -> torch.dtype:
     return torch.float32
 
 
-def vae_dtype(device: Any = None, allowed_dtypes: Sequence[torch.dtype] = ()) -> torch.dtype:
-    return torch.float32
-
-
-def text_encoder_dtype(device: Any = None) -> torch.dtype:
-    return torch.float32
-
-
 def should_use_fp16(
     device: Any = None, model_params: int = 0, prioritize_performance: bool = True, manual_cast: bool = False
 ) -> bool:
@@ -117,11 +109,6 @@ def module_size(module: torch.nn.Module) -> int:
     return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
-def get_free_memory(dev: Any = None, torch_free_too: bool = False) -> float:
-    """Bytes to be had; minihost does not count them."""
-    return float("inf")
-
-
 def load_models_gpu(
     models: Sequence[Any],
     memory_required: float = 0,
@@ -136,13 +123,3 @@ def load_models_gpu(
 
 def load_model_gpu(model: Any) -> None:
     load_models_gpu([model])
-
-
-def soft_empty_cache(force: bool = False) -> None:
-    """Give unused memory back; nothing to do on a CPU."""
-
-
-def cast_to_device(
-    tensor: torch.Tensor, device: Any, dtype: torch.dtype | None, copy: bool = False
-) -> torch.Tensor:
-    return tensor.to(device=device, dtype=dtype, copy=copy)

@@ -53,14 +53,3 @@ def repeat_to_batch_size(tensor: Tensor, batch_size: int, dim: int = 0) -> Tenso
     repeats = [1] * tensor.ndim
     repeats[dim] = -(-batch_size // have)
     return tensor.repeat(repeats).narrow(dim, 0, batch_size)
-
-
-def load_torch_file(
-    ckpt: str, safe_load: bool = False, device: Any = None, return_metadata: bool = False
-) -> Any:
-    """Tensors of a safetensors file; with `return_metadata` a pair with its metadata."""
-    from safetensors import safe_open
-
-    with safe_open(ckpt, framework="pt", device=str(device or "cpu")) as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-        return (tensors, file.metadata()) if return_metadata else tensors

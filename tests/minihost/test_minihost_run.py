@@ -4,10 +4,13 @@ import json
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from minihost import loader
@@ -165,6 +168,27 @@ def test_node_classes_keep_no_state(nodes, monkeypatch):
         Executor(nodes).run({"1": number(1), "9": show(("1", 0))})
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(-1, 9)), min_size=1, max_size=10))
+def test_any_graph_of_sums_is_computed_from_its_sources(nodes, rows):
+    """Node i adds its number to an earlier node's; the prompt lists them last first."""
+    prompt, expected = {}, []
+    for i, (value, source) in enumerate(rows):
+        linked = 0 <= source < i
+        prompt[str(i)] = number(value, **({"extra": [str(source), 0]} if linked else {}))
+        expected.append(value + (expected[source] if linked else 0))
+    shows = {f"show {i}": show((str(i), 0)) for i in range(len(rows))}
+    result = Executor(nodes).run(dict(reversed([*prompt.items(), *shows.items()])))
+    assert [shown(result, f"show {i}") for i in range(len(rows))] == [[str(value)] for value in expected]
+    assert len(result.executed) == len(set(result.executed))
+
+
+def test_a_real_host_in_the_same_process_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "folder_paths", types.ModuleType("folder_paths"))
+    with pytest.raises(PackError, match="'folder_paths' is already loaded"):
+        loader.load_pack(PACK)
+
+
 def test_packs_that_cannot_be_loaded(tmp_path):
     with pytest.raises(PackError, match=r"no __init__\.py"):
         loader.load_pack(tmp_path)
@@ -190,6 +214,17 @@ def test_commands(tmp_path, capsys, picture_prompt, info):
     assert json.loads(capsys.readouterr().out) == picture_prompt()
     assert main(["--pack", PACK, "object-info", "TinyNumber"]) == 0
     assert json.loads(capsys.readouterr().out) == {"TinyNumber": info["TinyNumber"]}
+
+
+def test_previews_are_saved_beside_the_output(tmp_path, capsys, picture_prompt):
+    prompt = picture_prompt()
+    prompt["7"] = {"class_type": "PreviewImage", "inputs": {"images": ["6", 0]}}
+    saved = tmp_path / "w.json"
+    saved.write_text(json.dumps(prompt))
+    assert main(["--pack", PACK, "run", str(saved), "--output", str(tmp_path / "out")]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.is_file() and path.parent == tmp_path / "out" / "temp"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_commands_that_fail_say_why_and_leave_no_picture(tmp_path, capsys, picture_prompt):

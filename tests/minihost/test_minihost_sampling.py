@@ -247,7 +247,12 @@ def test_entries_act_within_their_range(loaded):
 def test_what_would_be_left_out_is_refused(loaded, key):
     model, positive, negative = loaded
     with pytest.raises(MinihostError, match=f"'{key}'"):
-        run(model, [[positive[0][0], {key: (1, 2, 3, 4)}]], negative)
+        run(model, [[positive[0][0], {key: torch.ones(1, 4, 5)}]], negative)
+    patched = model.clone()
+    patched.model_options["sampler_cfg_function"] = nothing
+    with pytest.raises(MinihostError, match="'sampler_cfg_function'"):
+        run(patched, positive, negative)
+    assert run(model, positive, negative).isfinite().all()
 
 
 settings.register_profile("minihost", deadline=None, max_examples=50)
