@@ -1,4 +1,4 @@
-"""CNet, a ComfyUI node pack: spatial control over diffusion models. The list of nodes is in nodes/__init__.py."""
+"""CNet, a ComfyUI node pack: spatial control over diffusion models. nodes/__init__.py lists the nodes."""
 
 WEB_DIRECTORY = "./web"
 

@@ -7,13 +7,16 @@ from torch import Tensor
 
 
 def canny(images: Tensor, low: float = 100.0, high: float = 200.0) -> Tensor:
-    """Edges [B,H,W,3], 0 or 1, of pictures [B,H,W,C] in 0..1 (C: 1 grey, 3 RGB, 4 RGB with opacity over black).
+    """Edges [B,H,W,3], 0 or 1, of pictures [B,H,W,C] in 0..1 (C: 1 grey, 3 RGB, 4 RGB with opacity over
+    black).
 
-    low, high: thresholds of OpenCV's Canny on the Sobel gradient (L1) of the grey picture in 0..255. Pixels above
-    `high` start an edge, connected ones above `low` continue it. Raises ValueError if low > high.
+    low, high: thresholds of OpenCV's Canny on the Sobel gradient (L1) of the grey picture in 0..255. Pixels
+    above `high` start an edge, connected ones above `low` continue it. Raises ValueError if low > high.
     """
     if low > high:
-        raise ValueError(f"the low threshold {low} is above the high one {high}; lower it or raise the other.")
+        raise ValueError(
+            f"the low threshold {low} is above the high one {high}; lower it or raise the other."
+        )
     edges = [cv2.Canny(_grey(image), low, high) for image in images]
     return torch.from_numpy(np.stack(edges)).float().div(255.0)[..., None].repeat(1, 1, 1, 3)
 

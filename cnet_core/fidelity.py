@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import HintError
 
-Colour = Sequence[float]
+Colour = Sequence[float] | np.ndarray
 WHITE = (1.0, 1.0, 1.0)
 
 

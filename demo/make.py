@@ -1,8 +1,9 @@
 """Make the mini checkpoints from nothing but seeds: `uv run python -m demo.make`.
 
-An autoencoder, a base (UNet and text encoder) and three ControlNets are trained one after the other on scenes drawn
-on the fly. Each stage is saved when it is done and skipped when its file exists; a stage that was interrupted goes on
-from its last state in demo/cache. On two CPU cores of 2.5 GHz everything takes about HOURS hours.
+An autoencoder, a base (UNet and text encoder) and three ControlNets are trained one after the other on scenes
+drawn on the fly. Each stage is saved when it is done and skipped when its file exists; a stage that was
+interrupted goes on from its last state in demo/cache. On two CPU cores of 2.5 GHz everything takes about
+HOURS hours.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from einops import rearrange
@@ -34,6 +35,8 @@ from demo.train import (
     diffusion_loss,
     train,
 )
+
+Net = TypeVar("Net", bound=nn.Module)
 
 STAGES = ("autoencoder", "base", *HINTS)
 HERE = Path(__file__).parent
@@ -62,7 +65,7 @@ def save(module: nn.Module, path: Path, config: Any, **metadata: str) -> None:
     part.replace(path)
 
 
-def frozen(module: nn.Module) -> nn.Module:
+def frozen(module: Net) -> Net:
     return module.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
@@ -184,7 +187,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "weights", help="folder of the weights")
     parser.add_argument("--states", type=Path, default=HERE / "cache", help="folder of the resumable states")
     parser.add_argument("--threads", type=int, help="torch's threads (default: its own choice)")
-    parser.add_argument("stages", nargs="*", default=[], help=f"of {', '.join(STAGES)}; default: all, in this order")
+    parser.add_argument(
+        "stages", nargs="*", default=[], help=f"of {', '.join(STAGES)}; default: all, in this order"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -55,7 +55,7 @@ class Canvas:
         """Lay a shaded surface over the window; all arrays have the window's shape."""
         t = np.minimum(np.exp(-DENSITY * (np.asarray(distance, np.float32) - 1)), np.float32(1))
         keep, glow, haze = 1 - cover, cover * t * shade, cover * (1 - t)
-        for plane, own, far in zip(self.image, albedo, HAZE.tolist()):
+        for plane, own, far in zip(self.image, albedo, HAZE.tolist(), strict=True):
             plane[where] = plane[where] * keep + glow * own + haze * far
         self.depth[where] = self.depth[where] * keep + cover * t
 

@@ -1,7 +1,7 @@
 """How well the mini checkpoints follow their control: `uv run python -m demo.report --json`.
 
-Held-out scenes (their seeds are never trained on) are drawn from their captions, which give colours only. Figures,
-higher is better, means over the scenes:
+Held-out scenes (their seeds are never trained on) are drawn from their captions, which give colours only.
+Figures, higher is better, means over the scenes:
 
 pose   intersection over union of the drawn figure with the true silhouette
 depth  rank correlation of the depth that the drawn mist shows with the true depth
@@ -81,11 +81,13 @@ def closed(row: dict, value: float) -> float:
 def sheet(pictures: dict[str, Tensor], scenes: Sequence[Scene], count: int) -> np.ndarray:
     """uint8 [H,W,3]: a column per scene; truth, hints and drawings as rows."""
     rows = [hint_of(kind, scenes) for kind in HINTS] + list(pictures.values())
-    return (np.vstack([np.hstack(row.numpy()[:count]) for row in rows]) * 255).round().astype(np.uint8)
+    return (np.vstack([np.hstack(list(row.numpy()[:count])) for row in rows]) * 255).round().astype(np.uint8)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure how well the mini checkpoints follow their control.")
+    parser = argparse.ArgumentParser(
+        description="Measure how well the mini checkpoints follow their control."
+    )
     parser.add_argument("-n", type=int, default=24, help="held-out scenes (default: 24, about a minute)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON only")
     parser.add_argument("--weights", type=Path, default=HERE / "weights", help="folder of the weights")

@@ -1,4 +1,4 @@
-"""Draw pictures with the mini checkpoints, in plain torch: what the trainings and the report need, and no more."""
+"""Draw pictures with the mini checkpoints, in plain torch: what trainings and report need, no more."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,8 +63,8 @@ class MiniSD:
     ) -> Tensor:
         """Pictures [B,size,size,3] in 0..1, one per caption.
 
-        hints: by kind, [B,size,size,3] in 0..1; several are merged by sum. The sampler is DDIM (arXiv 2010.02502)
-        without noise, on evenly spaced timesteps; the same seed starts from the same noise.
+        hints: by kind, [B,size,size,3] in 0..1; several are merged by sum. The sampler is DDIM (arXiv
+        2010.02502) without noise, on evenly spaced timesteps; the same seed starts from the same noise.
         """
         batch = len(captions)
         noise = torch.Generator().manual_seed(seed)
@@ -81,7 +81,9 @@ class MiniSD:
             answers = [net(doubled, features, t, context) for net, features in encoded]
             residuals = None
             if answers:
-                blocks = [merge([(block, 1.0) for block in blocks], "sum") for blocks in zip(*answers, strict=True)]
+                blocks = [
+                    merge([(block, 1.0) for block in blocks], "sum") for blocks in zip(*answers, strict=True)
+                ]
                 residuals = Residuals(blocks[:-1], blocks[-1])
             cond, uncond = self.unet(doubled, t, context, residuals=residuals).chunk(2)
             v = uncond + guidance * (cond - uncond)

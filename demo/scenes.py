@@ -74,7 +74,7 @@ def _polygon(canvas: Canvas, where: tuple[slice, slice], points: np.ndarray) -> 
     """Anti-aliased coverage of a convex polygon given in picture heights [n, 2], corners clockwise."""
     x, y = canvas.x[where], canvas.y[where]
     inside: np.ndarray = np.full(x.shape, np.inf, np.float32)
-    for (ax, ay), (bx, by) in zip(points.tolist(), np.roll(points, -1, axis=0).tolist()):
+    for (ax, ay), (bx, by) in zip(points.tolist(), np.roll(points, -1, axis=0).tolist(), strict=True):
         length = max(np.hypot(bx - ax, by - ay), 1e-6)
         inside = np.minimum(inside, ((y - ay) * (bx - ax) - (x - ax) * (by - ay)) / float(length))
     return np.clip(inside * canvas.size + 0.5, 0, 1)
@@ -234,7 +234,7 @@ def _paint_figure(
         part = canvas.window(*(np.minimum(start, end) - reach), *(np.maximum(start, end) + reach))
         local = tuple(
             slice(max(s.start - o, 0), max(min(s.stop - o, n), 0))
-            for s, o, n in zip(part, (top, left), shape)
+            for s, o, n in zip(part, (top, left), shape, strict=True)
         )
         px, py = canvas.x[where][local], canvas.y[where][local]
         (x0, y0), (ax, ay) = start.tolist(), (end - start).tolist()
@@ -291,7 +291,7 @@ def draw_scene(seed: int, size: int = SIZE, colours_from: int | None = None) -> 
     nearest = max(d for _, _, d in figures) + 0.35
     slots = rng.permutation(3)[: len(things)]
     solids = []
-    for slot, name in zip(slots, things):
+    for slot, name in zip(slots, things, strict=True):
         far = nearest + 2.6 * rng.random() ** 1.3
         x = (slot + rng.uniform(0.15, 0.85)) / 3
         radius = rng.uniform(0.24, 0.55) / far

@@ -158,7 +158,7 @@ def draw_skeleton(
     for person in np.asarray(keypoints, np.float64):
         seen = person[:, 2] > 0 if person.shape[1] > 2 else np.ones(len(person), bool)
         points = person[:, :2]
-        for (a, b), colour in zip(LIMBS, COLOURS):
+        for (a, b), colour in zip(LIMBS, COLOURS, strict=False):
             if seen[a] and seen[b]:
                 _stroke(canvas, points[a], points[b], radius, [0.6 * c for c in colour])
         for joint, colour in enumerate(COLOURS):

@@ -1,4 +1,4 @@
-"""The trainings of the mini checkpoints: autoencoder, base with its text encoder, and the control networks."""
+"""The trainings of the mini checkpoints: autoencoder, base with its text encoder, ControlNets."""
 
 import itertools
 import math
@@ -48,10 +48,11 @@ class Plan:
 
 
 class Scenes(IterableDataset):
-    """Endless batches of fresh scenes: pictures or their latents, captions, hints. Deterministic from `start` on.
+    """Endless batches of fresh scenes: pictures or their latents, captions, hints. Deterministic from `start`
+    on.
 
-    encode: from pictures [B,3,H,W] in -1..1 to latents, run where the scenes are drawn. Each batch is given twice (the
-    training noises it anew), so that drawing keeps pace with it.
+    encode: from pictures [B,3,H,W] in -1..1 to latents, run where the scenes are drawn. Each batch is given
+    twice (the training noises it anew), so that drawing keeps pace with it.
     """
 
     def __init__(
@@ -109,8 +110,8 @@ def train(
 ) -> None:
     """Run one training, resumable from `state_file`; the modules end up with their averaged weights.
 
-    data: batches from a number of scenes on. The averaged weights are an exponential moving average of the given
-    decay, which starts as a plain mean.
+    data: batches from a number of scenes on. The averaged weights are an exponential moving average of the
+    given decay, which starts as a plain mean.
     """
     module = nn.ModuleDict(modules)
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -132,23 +133,33 @@ def train(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(decay, (1 + step) / (10 + step)))
+        torch._foreach_lerp_(
+            average, [p.detach() for p in parameters], 1 - min(decay, (1 + step) / (10 + step))
+        )
         losses.append(loss.detach())
         if (step + 1) % 100 == 0 or step + 1 == plan.steps:
             pace = (time.monotonic() - started) / (step + 1 - first)
             left = pace * (plan.steps - step - 1) / 60
             mean = float(torch.stack(losses).mean())
-            print(f"{name}: step {step + 1}/{plan.steps} loss {mean:.4f} {pace:.2f} s/step, {left:.0f} min left", flush=True)
+            print(
+                f"{name}: step {step + 1}/{plan.steps} loss {mean:.4f} {pace:.2f} s/step, {left:.0f} min",
+                flush=True,
+            )
             losses = []
         if (step + 1) % 500 == 0 or step + 1 == plan.steps:
             torch.save(
-                {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step + 1},
+                {
+                    "module": module.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "average": average,
+                    "step": step + 1,
+                },
                 state_file.with_suffix(".part"),
             )
             state_file.with_suffix(".part").replace(state_file)
     with torch.no_grad():
-        for parameter, mean in zip(parameters, average, strict=True):
-            parameter.copy_(mean)
+        for parameter, averaged in zip(parameters, average, strict=True):
+            parameter.copy_(averaged)
 
 
 def autoencoder_loss(autoencoder: TinyAutoencoder) -> Callable[[dict, torch.Generator], Tensor]:

@@ -21,7 +21,10 @@ class Canny(io.ComfyNode):
                     default=100,
                     min=0,
                     max=1000,
-                    tooltip="Weaker edges than this are dropped; edges between the two are kept where they continue a strong one.",
+                    tooltip=(
+                        "Weaker edges than this are dropped; edges between the two are kept where they "
+                        "continue a strong one."
+                    ),
                 ),
                 io.Int.Input(
                     "high_threshold",

@@ -15,8 +15,8 @@ class ApplyControlNet(io.ComfyNode):
             display_name="Apply ControlNet (CNet)",
             category="cnet/apply",
             description=(
-                "Steer a picture with one hint. Several of these in a row add up; to combine controls by another rule, use "
-                "Control Unit and Merge Controls."
+                "Steer a picture with one hint. Several of these in a row add up; to combine controls by "
+                "another rule, use Control Unit and Merge Controls."
             ),
             search_aliases=["controlnet apply", "use controlnet", "apply control"],
             inputs=[*conditioning_inputs(), *control_inputs(), *timing_inputs(), vae_input()],

@@ -21,8 +21,9 @@ class LoadMiniSD(io.ComfyNode):
             display_name="Load Mini SD (CNet)",
             category="cnet/demo",
             description=(
-                "A miniature Stable Diffusion that comes with the pack and needs no GPU. It draws dancers and solids in mist at "
-                "128x128 and knows the words of such scenes, like: a red dancer, blue and green things, yellow ground, mist."
+                "A miniature Stable Diffusion that comes with the pack and needs no GPU. It draws dancers "
+                "and solids in mist at 128x128 and knows the words of such scenes, like: a red dancer, blue "
+                "and green things, yellow ground, mist."
             ),
             search_aliases=["mini stable diffusion", "demo model", "tiny model"],
             inputs=[],
@@ -46,8 +47,8 @@ class ExampleImage(io.ComfyNode):
             display_name="Example Image (CNet)",
             category="cnet/demo",
             description=(
-                "A picture or a hint that comes with the pack, so that its workflows run as they are. Replace it by Load Image "
-                "to use your own."
+                "A picture or a hint that comes with the pack, so that its workflows run as they are. "
+                "Replace it by Load Image to use your own."
             ),
             search_aliases=["demo image", "sample hint"],
             inputs=[

@@ -1,13 +1,14 @@
 """Everything that the pack needs of its host, and the only module that imports it (comfy_api apart).
 
-The host calls a control object at every sampling step; the contract is that of `comfy.controlnet.ControlBase`, of
-which ours are subclasses, so that whatever a newer host adds to it arrives here too.
+The host calls a control object at every sampling step; the contract is that of
+`comfy.controlnet.ControlBase`, of which ours are subclasses, so that whatever a newer host adds to it arrives
+here too.
 """
 
 import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import comfy.controlnet
 import comfy.model_management
@@ -25,6 +26,8 @@ from ..cnet_core.control.timing import Timing, active
 from ..cnet_core.errors import BaseMismatchError, CheckpointError, ControlError, HintError
 from ..cnet_core.networks.config import UNetConfig
 from ..cnet_core.networks.controlnet import ControlNet
+
+Net = TypeVar("Net", bound=torch.nn.Module)
 
 PACK = Path(__file__).resolve().parent.parent
 MINI_WEIGHTS = PACK / "demo" / "weights"
@@ -51,7 +54,7 @@ def controlnet_path(name: str) -> str:
 
 
 class LoadedNetwork:
-    """A ControlNet in the host's keeping. Shared by every control that uses it, and so without state of a run."""
+    """A ControlNet in the host's keeping, shared by every control that uses it: without state of a run."""
 
     def __init__(self, net: ControlNet, dtype: torch.dtype, label: str, device: torch.device | None = None):
         self.net = net
@@ -69,12 +72,12 @@ class LoadedNetwork:
 
 
 class Control(comfy.controlnet.ControlBase):
-    """One ControlNet, with or without its hint: what travels on a CONTROL_NET socket and in a conditioning."""
+    """One ControlNet, with or without its hint: what a CONTROL_NET socket and a conditioning carry."""
 
     def __init__(self, network: LoadedNetwork):
         super().__init__()
         self.network = network
-        self.model_sampling = None
+        self.model_sampling: Any = None
         self.features: Tensor | None = None
 
     def copy(self) -> "Control":
@@ -93,7 +96,9 @@ class Control(comfy.controlnet.ControlBase):
         """Take a hint [B,C,H,W]. Called by the host's apply nodes as well as by ours."""
         Timing(strength, *timestep_percent_range)
         hint = prepare_hint(cond_hint, self.network.net.hint_channels)
-        return super().set_cond_hint(hint, strength, timestep_percent_range, vae=vae, extra_concat=extra_concat)
+        return super().set_cond_hint(
+            hint, strength, timestep_percent_range, vae=vae, extra_concat=extra_concat
+        )
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         """Before each run, once per conditioning that holds this control."""
@@ -120,9 +125,9 @@ class Control(comfy.controlnet.ControlBase):
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         """Bytes of activations: this control's own, and those of the controls before it in the chain.
 
-        The features of the hint encoder and the residuals, which live through the step, and the widest layer (the
-        feed-forward of the first transformer, about 16 times the features), for the cond and uncond halves of
-        each hinted latent.
+        The features of the hint encoder and the residuals, which live through the step, and the widest layer
+        (the feed-forward of the first transformer, about 16 times the features), for the cond and uncond
+        halves of each hinted latent.
         """
         hint, config = self.cond_hint_original, self.network.net.config
         if hint is None:
@@ -243,7 +248,11 @@ def merge_answers(answers: list[tuple[Answer, float]], mode: str) -> Answer:
         count = max(len(answer[place]) for answer, _ in answers)
         merged[place] = []
         for i in range(count):
-            parts = [(a[place][i], s) for a, s in answers if i < len(a[place]) and a[place][i] is not None]
+            parts = [
+                (block, strength)
+                for answer, strength in answers
+                if i < len(answer[place]) and (block := answer[place][i]) is not None
+            ]
             merged[place].append(merge(parts, mode) if parts else None)
     return merged
 
@@ -261,8 +270,9 @@ def base_config(model: Any) -> UNetConfig:
     if "channel_mult" not in config or "model_channels" not in config:
         kind = type(model).__name__
         raise BaseMismatchError(
-            f"this ControlNet was made for a Stable Diffusion UNet (SD1.5, SD2.x, SDXL), and the model is {kind}, "
-            "which has none. Use a ControlNet made for this model, or a checkpoint that this ControlNet fits."
+            f"this ControlNet was made for a Stable Diffusion UNet (SD1.5, SD2.x, SDXL), and the model is "
+            f"{kind}, which has none. Use a ControlNet made for this model, or a checkpoint that this "
+            "ControlNet fits."
         )
     levels = len(config["channel_mult"])
     blocks = config["num_res_blocks"]
@@ -291,14 +301,14 @@ def check_conditioning(control: Any, conditioning: list) -> None:
     for tokens, _ in conditioning:
         if tokens is not None and tokens.shape[-1] != config.context_dim:
             raise BaseMismatchError(
-                f"{control.network.label} reads prompts of width {config.context_dim}, and this prompt has width "
-                f"{tokens.shape[-1]} (SD1.5: 768, SD2.x: 1024, SDXL: 2048). Load a ControlNet made for the base "
-                "model whose text encoder made the prompt."
+                f"{control.network.label} reads prompts of width {config.context_dim}, and this prompt has "
+                f"width {tokens.shape[-1]} (SD1.5: 768, SD2.x: 1024, SDXL: 2048). Load a ControlNet made for "
+                "the base model whose text encoder made the prompt."
             )
 
 
 def place_of_work(file_dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype, Any]:
-    """(dtype of the weights, dtype of the arithmetic, layers) by which the host would run such a file here."""
+    """(dtype of the weights, dtype of the arithmetic, layers) by which the host would run such a file."""
     management = comfy.model_management
     supported = [torch.float16, torch.bfloat16, torch.float32]
     weights = management.unet_dtype(supported_dtypes=supported, weight_dtype=file_dtype)
@@ -336,12 +346,12 @@ def load_native(file: ControlFile, name: str, model: Any = None) -> Control:
     return Control(LoadedNetwork(net, work, f"{name} ({file.label})"))
 
 
-def with_hint(
-    control_net: Any, image: Tensor, timing: Timing, vae: Any = None, previous: Any = None
-) -> Any:
+def with_hint(control_net: Any, image: Tensor, timing: Timing, vae: Any = None, previous: Any = None) -> Any:
     """A copy of a CONTROL_NET that holds this hint IMAGE [B,H,W,C], chained behind another control."""
     if getattr(control_net, "latent_format", None) is not None and vae is None:
-        raise HintError("this ControlNet reads its hint as a latent; connect the base model's VAE to the vae input.")
+        raise HintError(
+            "this ControlNet reads its hint as a latent; connect the base model's VAE to the vae input."
+        )
     span = (timing.start_percent, timing.end_percent)
     control = control_net.copy().set_cond_hint(image.movedim(-1, 1), timing.strength, span, vae=vae)
     control.set_previous_controlnet(previous)
@@ -361,7 +371,9 @@ def attach(control: Any, positive: list, negative: list) -> tuple[list, list]:
             previous = options.get("control")
             if previous not in chained:
                 chained[previous] = control.copy().set_previous_controlnet(previous)
-            entries.append([tokens, {**options, "control": chained[previous], "control_apply_to_uncond": False}])
+            entries.append(
+                [tokens, {**options, "control": chained[previous], "control_apply_to_uncond": False}]
+            )
         outputs.append(entries)
     return outputs[0], outputs[1]
 
@@ -379,10 +391,10 @@ def diffusion_model(
 
     weights, work, operations = place_of_work(torch.float16)
 
-    class Layers(operations):
+    class Layers(operations):  # type: ignore[misc, valid-type]
         """The host's layers, with as many normalisation groups as the configuration says."""
 
-        class GroupNorm(operations.GroupNorm):
+        class GroupNorm(operations.GroupNorm):  # type: ignore[name-defined]
             def __init__(self, num_groups: int, *args: Any, **options: Any):
                 super().__init__(config.norm_groups, *args, **options)
 
@@ -395,8 +407,12 @@ def diffusion_model(
         latent_format = MiniLatent
         memory_usage_factor = 0.2
 
-    depths = [d for d, n in zip(config.transformer_depth, config.num_res_blocks, strict=True) for _ in range(n)]
-    ups = [d for d, n in zip(config.transformer_depth, config.num_res_blocks, strict=True) for _ in range(n + 1)]
+    depths = [
+        d for d, n in zip(config.transformer_depth, config.num_res_blocks, strict=True) for _ in range(n)
+    ]
+    ups = [
+        d for d, n in zip(config.transformer_depth, config.num_res_blocks, strict=True) for _ in range(n + 1)
+    ]
     host_config = Config(
         {
             "image_size": 32,
@@ -425,24 +441,24 @@ def diffusion_model(
     return Patcher(model, load_device=comfy.model_management.get_torch_device(), offload_device=offload)
 
 
-class Resident:
+class Resident(Generic[Net]):
     """A small network of ours (autoencoder, text encoder) in the host's keeping, run in fp32."""
 
-    def __init__(self, net: torch.nn.Module, load_device: torch.device, offload_device: torch.device):
+    def __init__(self, net: Net, load_device: torch.device, offload_device: torch.device):
         self.net, self.load_device = net, load_device
         self.patcher = Patcher(net, load_device=load_device, offload_device=offload_device)
 
     @classmethod
-    def vae(cls, net: torch.nn.Module) -> "Resident":
+    def vae(cls, net: Net) -> "Resident[Net]":
         management = comfy.model_management
         return cls(net, management.vae_device(), management.vae_offload_device())
 
     @classmethod
-    def text(cls, net: torch.nn.Module) -> "Resident":
+    def text(cls, net: Net) -> "Resident[Net]":
         management = comfy.model_management
         return cls(net, management.text_encoder_device(), management.text_encoder_offload_device())
 
-    def ready(self) -> torch.nn.Module:
+    def ready(self) -> Net:
         """The network, loaded on its device."""
         comfy.model_management.load_models_gpu([self.patcher])
         return self.net

@@ -13,19 +13,23 @@ def conditioning_inputs() -> list[io.Input]:
 def conditioning_outputs() -> list[io.Output]:
     return [
         io.Conditioning.Output(display_name="positive", tooltip="The prompt, with the control."),
-        io.Conditioning.Output(display_name="negative", tooltip="The negative prompt, with the same control."),
+        io.Conditioning.Output(
+            display_name="negative", tooltip="The negative prompt, with the same control."
+        ),
     ]
 
 
 def control_inputs() -> list[io.Input]:
     """A ControlNet with its hint."""
     return [
-        io.ControlNet.Input("control_net", tooltip="The ControlNet, made for the base model that draws the picture."),
+        io.ControlNet.Input(
+            "control_net", tooltip="The ControlNet, made for the base model that draws the picture."
+        ),
         io.Image.Input(
             "image",
             tooltip=(
-                "The hint: edges, a pose, a depth map, ... as this ControlNet was trained on. It is fitted to the picture's "
-                "size by cropping to its shape from the centre."
+                "The hint: edges, a pose, a depth map, ... as this ControlNet was trained on. It is fitted "
+                "to the picture's size by cropping to its shape from the centre."
             ),
         ),
     ]
@@ -48,7 +52,9 @@ def timing_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.001,
-            tooltip="Where in sampling the control sets in; 0 is the first step. The layout is decided early.",
+            tooltip=(
+                "Where in sampling the control sets in; 0 is the first step. The layout is decided early."
+            ),
         ),
         io.Float.Input(
             "end_percent",
@@ -56,7 +62,10 @@ def timing_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.001,
-            tooltip="Where in sampling the control ends; 1 is the last step. Ending early leaves details to the prompt.",
+            tooltip=(
+                "Where in sampling the control ends; 1 is the last step. Ending early leaves details to the "
+                "prompt."
+            ),
         ),
     ]
 
@@ -65,5 +74,7 @@ def vae_input() -> io.Input:
     return io.Vae.Input(
         "vae",
         optional=True,
-        tooltip="Only for ControlNets that read their hint as a latent (Flux, SD3, ...): the base model's VAE.",
+        tooltip=(
+            "Only for ControlNets that read their hint as a latent (Flux, SD3, ...): the base model's VAE."
+        ),
     )

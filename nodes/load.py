@@ -15,25 +15,31 @@ class LoadControlNet(io.ComfyNode):
             display_name="Load ControlNet (CNet)",
             category="cnet/load",
             description=(
-                "Load a ControlNet from models/controlnet. The family is told by the file's content, whatever its name; a "
-                "file that belongs elsewhere is named, with the node that takes it."
+                "Load a ControlNet from models/controlnet. The family is told by the file's content, "
+                "whatever its name; a file that belongs elsewhere is named, with the node that takes it."
             ),
             search_aliases=["controlnet loader", "load control net", "control model"],
             inputs=[
                 io.Combo.Input(
                     "control_net_name",
                     options=host.controlnet_files(),
-                    tooltip="A file in models/controlnet, or one of the mini ControlNets that come with the pack.",
+                    tooltip=(
+                        "A file in models/controlnet, or one of the mini ControlNets that come with the pack."
+                    ),
                 ),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="Only for difference ControlNets, whose weights are differences to a base model: that model.",
+                    tooltip=(
+                        "Only for difference ControlNets, whose weights are differences to a base model: "
+                        "that model."
+                    ),
                 ),
             ],
             outputs=[
                 io.ControlNet.Output(
-                    display_name="control_net", tooltip="For Apply ControlNet, Control Unit, or ComfyUI's own apply nodes."
+                    display_name="control_net",
+                    tooltip="For Apply ControlNet, Control Unit, or ComfyUI's own apply nodes.",
                 )
             ],
         )

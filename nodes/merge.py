@@ -49,8 +49,8 @@ class MergeControls(io.ComfyNode):
             display_name="Merge Controls (CNet)",
             category="cnet/merge",
             description=(
-                "Combine controls, for example pose and depth, into one. Connect a unit and the next slot appears. Units of "
-                "strength 0 cost nothing."
+                "Combine controls, for example pose and depth, into one. Connect a unit and the next slot "
+                "appears. Units of strength 0 cost nothing."
             ),
             search_aliases=["multi controlnet", "combine controlnets", "pose and depth"],
             inputs=[
@@ -70,8 +70,9 @@ class MergeControls(io.ComfyNode):
                     options=list(MODES),
                     default="sum",
                     tooltip=(
-                        "sum: add the controls up, as in the paper. average: add them up and divide by the strengths that are "
-                        "present, so that strengths only weigh the controls against each other."
+                        "sum: add the controls up, as in the paper. average: add them up and divide by the "
+                        "strengths that are present, so that strengths only weigh the controls against each "
+                        "other."
                     ),
                 ),
             ],

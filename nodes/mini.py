@@ -1,7 +1,7 @@
 """The mini Stable Diffusion as MODEL, CLIP and VAE of a host.
 
-The MODEL is the host's own. CLIP and VAE are small objects with the methods that the host's nodes call: the mini
-networks are of none of the kinds that a host's classes are made for.
+The MODEL is the host's own. CLIP and VAE are small objects with the methods that the host's nodes call: the
+mini networks are of none of the kinds that a host's classes are made for.
 """
 
 import json
@@ -18,7 +18,7 @@ from . import host
 
 
 def load(folder: Path) -> tuple[Any, "MiniCLIP", "MiniVAE"]:
-    """(MODEL, CLIP, VAE) of the mini checkpoints in a folder. Raises CheckpointError if a file is missing or damaged."""
+    """(MODEL, CLIP, VAE) of the mini checkpoints in a folder. CheckpointError for one missing or damaged."""
     unet = read_state_dict(folder / "unet.safetensors")
     autoencoder = read_state_dict(folder / "autoencoder.safetensors")
     text = read_state_dict(folder / "text_encoder.safetensors")
@@ -46,7 +46,9 @@ class MiniVAE:
         net = self.resident.ready()
         height, width = (side // 8 * 8 for side in pixels.shape[1:3])
         if not height or not width:
-            raise CNetError(f"the picture is {pixels.shape[2]}x{pixels.shape[1]}; at least 8x8 pixels are needed.")
+            raise CNetError(
+                f"the picture is {pixels.shape[2]}x{pixels.shape[1]}; at least 8x8 pixels are needed."
+            )
         top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
         images = pixels[:, top : top + height, left : left + width, :3].movedim(-1, 1).float() * 2 - 1
         return net.encode(images.to(self.resident.load_device)).to(host.result_device())
@@ -91,7 +93,9 @@ class MiniCLIP:
         """Token ids [1,length]; weights in brackets, as in (red:1.2), do not count."""
         return self.resident.net.tokenize([text])
 
-    def encode_from_tokens_scheduled(self, tokens: Tensor, add_dict: dict | None = None, **options: Any) -> list:
+    def encode_from_tokens_scheduled(
+        self, tokens: Tensor, add_dict: dict | None = None, **options: Any
+    ) -> list:
         """CONDITIONING: one entry of (context [1,length,64], options)."""
         net = self.resident.ready()
         context = net(tokens.to(self.resident.load_device)).to(host.result_device())

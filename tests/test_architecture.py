@@ -1,6 +1,7 @@
 """The rooms' one-way imports, as far as import-linter cannot see them.
 
-A host makes the whole directory one package, so nodes reach the other rooms by relative imports beyond `nodes`.
+A host makes the whole directory one package, so nodes reach the other rooms by relative imports beyond
+`nodes`.
 """
 
 import ast
@@ -32,7 +33,13 @@ def rooms() -> set[str]:
 
 def test_the_reader_of_imports_follows_every_form():
     path = REPO / "nodes" / "deep" / "x.py"
-    source = "import torch.nn\nfrom ...cnet_core.control import merge\nfrom ... import demo\nfrom .. import host\nfrom . import y"
+    source = """
+import torch.nn
+from ...cnet_core.control import merge
+from ... import demo
+from .. import host
+from . import y
+"""
     assert rooms_reached(path, source) == {"torch", "cnet_core", "demo", "nodes"}
 
 

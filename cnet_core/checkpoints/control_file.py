@@ -14,7 +14,7 @@ from ..networks.config import UNetConfig
 from ..networks.controlnet import ControlNet
 from .bases import base_name
 from .family import Family
-from .shapes import MissingTensor, controlnet_config
+from .shapes import MissingTensorError, controlnet_config
 
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
@@ -59,9 +59,9 @@ class ControlFile:
     ) -> ControlNet:
         """The network with the file's weights, ready for inference, on the CPU.
 
-        base: state dict of the base UNet (with or without the usual prefix), for files that need it; its tensors
-        are read, never kept or changed. dtype: cast to it; without, weights keep the file's precision and are
-        not copied but mapped from the file.
+        base: state dict of the base UNet (with or without the usual prefix), for files that need it; its
+        tensors are read, never kept or changed. dtype: cast to it; without, weights keep the file's precision
+        and are not copied but mapped from the file.
         Raises CheckpointError for missing or unexpected keys and wrong shapes.
         """
         dtype = dtype or self.dtype
@@ -85,17 +85,18 @@ class ControlFile:
         return net.eval().requires_grad_(False)
 
     def _with_base(self, base: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """Weights whose names the base UNet has are differences to it; the joins and the hint encoder are whole."""
+        """Weights with names of the base UNet are differences to it; joins and hint encoder are whole."""
         if base is None:
             raise CheckpointError(
-                f"{self.path} is a difference ControlNet: its weights are differences to the base model's, which "
-                "were not given. Load it with the model that it is applied to."
+                f"{self.path} is a difference ControlNet: its weights are differences to the base model's, "
+                "which were not given. Load it with the model that it is applied to."
             )
         prefix = next((p for p in UNET_PREFIXES if f"{p}input_blocks.0.0.weight" in base), None)
         if prefix is None:
             raise CheckpointError(
-                f"{self.path} is a difference ControlNet, and the model given as its base is no Stable Diffusion UNet "
-                "(it has no input_blocks.0.0.weight). Apply it to an SD1.5, SD2.x or SDXL model."
+                f"{self.path} is a difference ControlNet, and the model given as its base is no Stable "
+                "Diffusion UNet (it has no input_blocks.0.0.weight). Apply it to an SD1.5, SD2.x or SDXL "
+                "model."
             )
         tensors = dict(self.tensors)
         for name, difference in self.tensors.items():
@@ -104,9 +105,9 @@ class ControlFile:
                 continue
             if weight.numel() != difference.numel():
                 raise CheckpointError(
-                    f"{self.path} is a difference ControlNet for {base_name(self.config)}, and the model is another: "
-                    f"{name} is {tuple(difference.shape)} in the file, {tuple(weight.shape)} in the model. "
-                    f"Apply it to a model of the {base_name(self.config)} family."
+                    f"{self.path} is a difference ControlNet for {base_name(self.config)}, and the model is "
+                    f"another: {name} is {tuple(difference.shape)} in the file, {tuple(weight.shape)} in the "
+                    f"model. Apply it to a model of the {base_name(self.config)} family."
                 )
             # A 1x1 convolution in one may be a linear layer in the other.
             whole = weight.detach().to("cpu", torch.float32).view_as(difference) + difference.float()
@@ -125,7 +126,7 @@ def control_file(
     """A ControlFile of LDM-named tensors, its sizes read from their shapes."""
     try:
         config, hint_channels, hint_widths = controlnet_config(tensors, metadata)
-    except MissingTensor as error:
+    except MissingTensorError as error:
         problem = f"it has no {name_in_file(error.name)}, which gives the size of the network"
         raise CheckpointError(
             f"{path} is a damaged or incomplete {family.name}: {problem}. Download it again."
@@ -156,8 +157,8 @@ def check_tensors(
         problems.append(f"{len(wrong)} of another shape: {_some(wrong)}")
     if problems:
         raise CheckpointError(
-            f"{path} does not hold the tensors of a {type(net).__name__} ({'; '.join(problems)}). Download it again, "
-            "and if it is complete, it is a variant that this pack does not know."
+            f"{path} does not hold the tensors of a {type(net).__name__} ({'; '.join(problems)}). Download "
+            "it again, and if it is complete, it is a variant that this pack does not know."
         )
 
 

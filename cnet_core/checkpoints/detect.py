@@ -308,14 +308,15 @@ def identify(file: StateFile, families: Sequence[Family] = FAMILIES) -> Family:
             return family
     names = ", ".join(sorted(file.tensors)[:3])
     raise CheckpointError(
-        f"{file.path} is not a ControlNet that this pack knows: its {len(file.tensors)} tensors ({names}, ...) match "
-        "no known family. Supported are ControlNets for SD1.5, SD2.x and SDXL, in LDM or diffusers layout."
+        f"{file.path} is not a ControlNet that this pack knows: its {len(file.tensors)} tensors ({names}, "
+        "...) match no known family. Supported are ControlNets for SD1.5, SD2.x and SDXL, in LDM or "
+        "diffusers layout."
     )
 
 
 def refuse(file: StateFile, family: Family) -> CheckpointError:
-    """The error for a file of a family that this pack does not load itself: what it is, and where it belongs."""
+    """The error for a file that this pack does not load itself: what it is, and where it belongs."""
     return CheckpointError(
-        f"{file.path} holds another kind of network: {family.name}. Expected a ControlNet for SD1.5, SD2.x or SDXL. "
-        f"{family.mend}"
+        f"{file.path} holds another kind of network: {family.name}. Expected a ControlNet for SD1.5, SD2.x "
+        f"or SDXL. {family.mend}"
     )

@@ -8,7 +8,7 @@ _PREFIX = "control_model."
 
 
 def open_ldm(file: StateFile, family: Family) -> ControlFile:
-    """Names with or without `control_model.`; beside prefixed ones, a base model in the same file is left out."""
+    """Names with or without `control_model.`; a base model beside prefixed ones is left out."""
     needs_base = "difference" in file.tensors
     prefix = _PREFIX if any(name.startswith(_PREFIX) for name in file.tensors) else ""
     tensors = {

@@ -41,7 +41,7 @@ def load_controlnet(
     attention: Attention = sdpa,
     base: Mapping[str, Tensor] | None = None,
 ) -> ControlNet:
-    """The network of a ControlNet file, on the CPU, ready for inference; arguments as in ControlFile.build."""
+    """The network of a ControlNet file, on the CPU, for inference; arguments as in ControlFile.build."""
     return open_control(path).build(base, dtype, operations, attention)
 
 
@@ -56,7 +56,8 @@ def load_unet(
     family = identify(file)
     if family.id not in ("checkpoint", "ldm_unet", "diffusers_unet"):
         raise CheckpointError(
-            f"{file.path} holds another kind of network: {family.name}. Expected an SD1.5, SD2.x or SDXL model."
+            f"{file.path} holds another kind of network: {family.name}. Expected an SD1.5, SD2.x or SDXL "
+            "model."
         )
     if family.id == "diffusers_unet":
         tensors = from_diffusers(file.tensors)
@@ -101,7 +102,7 @@ def save_unet(
 
 
 def describe(path: str | Path) -> str:
-    """What a file is, in one line: family, base model, precision, size. Raises only if it is no checkpoint."""
+    """What a file is, in one line: family, base model, precision, size. Raises if it is no checkpoint."""
     file = read_state_dict(path)
     try:
         family = identify(file)

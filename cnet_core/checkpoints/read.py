@@ -153,8 +153,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         if refused is None:
             raise _damaged(path, error) from error
         raise CheckpointError(
-            f"{path} holds Python objects besides weights ({refused[1]}), and loading them could run code: refused. "
-            "Download the .safetensors version, or convert the file to safetensors where you trust it."
+            f"{path} holds Python objects besides weights ({refused[1]}), and loading them could run code: "
+            "refused. Download the .safetensors version, or convert the file to safetensors where you trust "
+            "it."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, OSError) as error:
         raise _damaged(path, error) from error

@@ -11,13 +11,14 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..networks.config import UNetConfig
 
-# Where our own files carry what shapes cannot tell: the numbers of attention heads and of normalisation groups.
+# Where our own files carry what shapes cannot tell: the numbers of attention heads and of normalisation
+# groups.
 CONFIG_KEY = "cnet.config"
 
 State = Mapping[str, Tensor]
 
 
-class MissingTensor(CheckpointError):
+class MissingTensorError(CheckpointError):
     """A tensor that gives a size is not there; `name` is its LDM name."""
 
     def __init__(self, name: str):
@@ -68,7 +69,8 @@ def _encoder_config(state: State, metadata: Mapping[str, str] | None) -> UNetCon
         raise CheckpointError(f"level widths {widths} are not multiples of the first one, {model_channels}")
     # A network without attention reads no text: width 0.
     contexts = (t.shape[1] for name, t in state.items() if name.endswith(".attn2.to_k.weight"))
-    # The small SDXL ControlNets have a middle transformer without blocks; elsewhere none means they are missing.
+    # The small SDXL ControlNets have a middle transformer without blocks; elsewhere none means they are
+    # missing.
     middle = _depth(state, "middle_block.1") or max(depths)
     context_dim = next(contexts, 0)
     linear = any(t.ndim == 2 for name, t in state.items() if name.endswith(".1.proj_in.weight"))
@@ -96,8 +98,8 @@ def _shapeless(
         return {"num_heads": 8}
     if model_channels % 64:
         raise CheckpointError(
-            f"its attention heads cannot be told from the shapes: {model_channels} channels are not a multiple of "
-            f"64. Such a file needs num_heads or num_head_channels in its {CONFIG_KEY} metadata"
+            f"its attention heads cannot be told from the shapes: {model_channels} channels are not a "
+            f"multiple of 64. Such a file needs num_heads or num_head_channels in its {CONFIG_KEY} metadata"
         )
     return {"num_head_channels": 64}
 
@@ -133,5 +135,5 @@ def _has(state: State, prefix: str) -> bool:
 
 def _shape(state: State, name: str) -> tuple[int, ...]:
     if name not in state:
-        raise MissingTensor(name)
+        raise MissingTensorError(name)
     return tuple(state[name].shape)

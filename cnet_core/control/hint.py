@@ -15,14 +15,14 @@ def prepare_hint(image: Tensor, channels: int = 3) -> Tensor:
     """
     if image.ndim != 4 or 0 in image.shape:
         raise HintError(
-            f"the control image has shape {tuple(image.shape)}; expected a batch of at least one image with sides "
-            "of at least one pixel. Connect an IMAGE."
+            f"the control image has shape {tuple(image.shape)}; expected a batch of at least one image with "
+            "sides of at least one pixel. Connect an IMAGE."
         )
     found = image.shape[1]
     if not torch.isfinite(image).all():
         raise HintError(
-            "the control image contains values that are not finite numbers (NaN or infinity); the node that made it "
-            "failed. Look at its output with a preview, and check its inputs and precision."
+            "the control image contains values that are not finite numbers (NaN or infinity); the node that "
+            "made it failed. Look at its output with a preview, and check its inputs and precision."
         )
     image = image.float().clamp(0.0, 1.0)
     if found == channels:
@@ -38,7 +38,7 @@ def prepare_hint(image: Tensor, channels: int = 3) -> Tensor:
 
 
 def spread(features: Tensor, batch: int) -> Tensor:
-    """Features [B,...] for `batch` latents: image i goes to latent i, from the first one again when they run out."""
+    """Features [B,...] for `batch` latents: image i goes to latent i, then from the first one again."""
     if features.shape[0] == batch:
         return features
     index = torch.arange(batch, device=features.device) % features.shape[0]

@@ -1,7 +1,7 @@
 """How several controls' residuals become one.
 
-Every mode works block by block on tensors of one shape, each with its control's present strength; the tensors are
-already multiplied by it. Laws: one control at strength 1 comes out bit for bit unchanged; sum and average
+Every mode works block by block on tensors of one shape, each with its control's present strength; the tensors
+are already multiplied by it. Laws: one control at strength 1 comes out bit for bit unchanged; sum and average
 depend on the order of the controls only by rounding.
 """
 
@@ -36,7 +36,8 @@ def merge(parts: Sequence[Weighted], mode: str) -> Tensor:
     """One residual from those of several controls at one block.
 
     parts: (residual already multiplied by its strength, that strength > 0) of every active control, at least
-    one; mode: a key of MODES. No tensor is changed; with one control the result may be that control's own tensor.
+    one; mode: a key of MODES. No tensor is changed; with one control the result may be that control's own
+    tensor.
     Raises ControlError for an unknown mode and for residuals of different shapes.
     """
     if mode not in MODES:
@@ -44,7 +45,7 @@ def merge(parts: Sequence[Weighted], mode: str) -> Tensor:
     shapes = {tuple(tensor.shape) for tensor, _ in parts}
     if len(shapes) > 1:
         raise ControlError(
-            f"these controls cannot be merged: at one block their residuals have the shapes {sorted(shapes)}. "
-            "Merge only controls made for the same base model."
+            f"these controls cannot be merged: at one block their residuals have the shapes "
+            f"{sorted(shapes)}. Merge only controls made for the same base model."
         )
     return MODES[mode](parts)

@@ -20,17 +20,18 @@ class Timing:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.strength) and self.strength >= 0):
             raise ControlError(
-                f"strength is {self.strength}; expected a number from 0 (no control) upwards, 1 being as trained."
+                f"strength is {self.strength}; expected a number from 0 (no control) upwards, 1 being as "
+                "trained."
             )
         if not (0 <= self.start_percent <= 1 and 0 <= self.end_percent <= 1):
             raise ControlError(
-                f"the range from start_percent {self.start_percent} to end_percent {self.end_percent} leaves 0..1; "
-                "0 is the first step of sampling and 1 the last."
+                f"the range from start_percent {self.start_percent} to end_percent {self.end_percent} leaves "
+                "0..1; 0 is the first step of sampling and 1 the last."
             )
         if self.start_percent > self.end_percent:
             raise ControlError(
-                f"start_percent {self.start_percent} lies after end_percent {self.end_percent}, so the control "
-                "would never act; swap the two."
+                f"start_percent {self.start_percent} lies after end_percent {self.end_percent}, so the "
+                "control would never act; swap the two."
             )
 
     @property
@@ -40,6 +41,6 @@ class Timing:
 
 
 def active(sigma: float, sigma_range: tuple[float, float]) -> bool:
-    """Whether a noise level lies within (sigma at start_percent, sigma at end_percent); sigma falls with time."""
+    """Whether a noise level lies within (sigma at start, sigma at end); sigma falls with time."""
     start, end = sigma_range
     return end <= sigma <= start

@@ -1,8 +1,9 @@
 """A light autoencoder for the mini Stable Diffusion: 8 times smaller sides, 4 latent channels.
 
 Not the KL autoencoder of the release: almost all of its arithmetic is at full resolution, which two CPU cores
-cannot train. This one folds 4x4 pixels into channels first (space to depth) and convolves at a quarter and an eighth
-of the picture's size only. The encoder's output is softly bounded and noised while training, which stands in for a KL term.
+cannot train. This one folds 4x4 pixels into channels first (space to depth) and convolves at a quarter and an
+eighth of the picture's size only. The encoder's output is softly bounded and noised while training, which
+stands in for a KL term.
 """
 
 from dataclasses import dataclass
@@ -76,8 +77,8 @@ class TinyAutoencoder(nn.Module):
     def loss(self, image: Tensor, noise: Tensor) -> Tensor:
         """Mean of L1 and gradient L1 between the picture and its reconstruction from a noised latent.
 
-        noise: standard normal, shaped as the latent. A little of it teaches the decoder to forgive a sampler's
-        errors, and keeps the latent's scale from collapsing.
+        noise: standard normal, shaped as the latent. A little of it teaches the decoder to forgive a
+        sampler's errors, and keeps the latent's scale from collapsing.
         """
         out = self.decode(self.encode(image) + 0.1 * noise)
         edges = sum(F.l1_loss(out.diff(dim=d), image.diff(dim=d)) for d in (-1, -2))

@@ -113,7 +113,9 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int, build: Build):
         super().__init__()
         inner = 4 * channels
-        self.net = nn.Sequential(GEGLU(channels, inner, build), nn.Dropout(0.0), build.linear(inner, channels))
+        self.net = nn.Sequential(
+            GEGLU(channels, inner, build), nn.Dropout(0.0), build.linear(inner, channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)

@@ -1,4 +1,4 @@
-"""ControlNet (arXiv 2302.05543): a trainable copy of a UNet's encoder and middle, joined by zero convolutions."""
+"""ControlNet (arXiv 2302.05543): a trainable copy of a UNet's encoder, joined by zero convolutions."""
 
 from typing import Any
 
@@ -65,8 +65,8 @@ class ControlNet(Encoder):
     ) -> "ControlNet":
         """A new control network with a copy of this UNet's encoder and middle.
 
-        The weights are cloned, never shared: training the copy cannot reach the base. Hint channels: 3 for RGB
-        hints. The controlled output equals the base's bit for bit until the first optimizer step.
+        The weights are cloned, never shared: training the copy cannot reach the base. Hint channels: 3 for
+        RGB hints. The controlled output equals the base's bit for bit until the first optimizer step.
         """
         first = next(unet.parameters())
         build = unet.build

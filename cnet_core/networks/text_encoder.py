@@ -39,10 +39,12 @@ class WordEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids, int64 [B,length]; letter case and punctuation do not count, words past the end are cut."""
+        """Token ids, int64 [B,length]; case and punctuation do not count, words past the end are cut."""
         rows = []
         for text in texts:
-            ids = [self.ids.get(word, 1) for word in re.findall(r"[a-z]+", text.lower())][: self.config.length]
+            ids = [self.ids.get(word, 1) for word in re.findall(r"[a-z]+", text.lower())][
+                : self.config.length
+            ]
             rows.append(ids + [0] * (self.config.length - len(ids)))
         return torch.tensor(rows, dtype=torch.int64)
 

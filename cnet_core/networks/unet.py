@@ -79,7 +79,8 @@ class Encoder(nn.Module):
             if y is None or y.shape[-1] != self.config.adm_in_channels:
                 found = "none" if y is None else f"one of width {y.shape[-1]}"
                 raise ValueError(
-                    f"this network needs a vector condition y of width {self.config.adm_in_channels}, got {found}"
+                    f"this network needs a vector condition y of width {self.config.adm_in_channels}, got "
+                    f"{found}"
                 )
             emb = emb + self.label_emb(y.to(x.dtype))
         return Inputs(emb, context)
@@ -88,7 +89,8 @@ class Encoder(nn.Module):
 class UNet(Encoder):
     """The denoiser.
 
-    operations: namespace of the layers (torch.nn, or a host's); attention: (q, k, v [B,N,C], heads) -> [B,N,C].
+    operations: namespace of the layers (torch.nn, or a host's); attention: (q, k, v [B,N,C], heads) ->
+    [B,N,C].
     """
 
     def __init__(
@@ -128,9 +130,9 @@ class UNet(Encoder):
     ) -> Tensor:
         """Predict [B,out_channels,H,W] from a scaled noisy latent.
 
-        x: [B,in_channels,H,W]; timesteps: [B], 0..999; context: [B,N,context_dim]; y: [B,adm_in_channels] where
-        the configuration has it; residuals: added to the skips and the middle, out of place, so neither the
-        frozen encoder's activations nor the residuals are changed, and a frozen encoder builds no graph.
+        x: [B,in_channels,H,W]; timesteps: [B], 0..999; context: [B,N,context_dim]; y: [B,adm_in_channels]
+        where the configuration has it; residuals: added to the skips and the middle, out of place, so neither
+        the frozen encoder's activations nor the residuals are changed, and a frozen encoder builds no graph.
         """
         inputs = self.embed(x, timesteps, context, y)
         skips, h = [], x

@@ -39,7 +39,12 @@ KEYS = {
     ],
     ("qwen_fun", HOST): ["control_blocks.0.after_proj.weight", "control_img_in.weight"],
     ("cascade", HOST): ["backbone.0.0.weight"],
-    ("t2i_adapter", HOST): ["conv_in.weight", "conv_in.bias", "body.0.block1.weight", "body.2.down_opt.op.weight"],
+    ("t2i_adapter", HOST): [
+        "conv_in.weight",
+        "conv_in.bias",
+        "body.0.block1.weight",
+        "body.2.down_opt.op.weight",
+    ],
     ("ctrlora", "Load CtrLoRA Model"): [
         "control_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_layer.down.weight",
         "control_model.zero_convs.0.0.weight",
@@ -49,8 +54,15 @@ KEYS = {
         "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight",
     ],
     ("lllite", "Load Advanced ControlNet Model"): ["lllite_unet_input_blocks_4_1_x_attn1_to_q.down.0.weight"],
-    ("qwen_diffsynth", "Load Model Patch"): ["controlnet_blocks.0.y_rms.weight", "controlnet_blocks.0.weight", "img_in.weight"],
-    ("z_image_fun", "Load Model Patch"): ["control_all_x_embedder.2-1.weight", "control_layers.0.before_proj.weight"],
+    ("qwen_diffsynth", "Load Model Patch"): [
+        "controlnet_blocks.0.y_rms.weight",
+        "controlnet_blocks.0.weight",
+        "img_in.weight",
+    ],
+    ("z_image_fun", "Load Model Patch"): [
+        "control_all_x_embedder.2-1.weight",
+        "control_layers.0.before_proj.weight",
+    ],
     ("uni3c", "Load Model Patch"): ["controlnet_patch_embedding.weight"],
     ("anima_lllite", "Load Model Patch"): ["lllite_conditioning1.conv1.weight"],
     ("supir", "Load Model Patch"): [

@@ -157,7 +157,7 @@ class TestDifference:
         assert {p.dtype for p in found.parameters()} == {torch.float32}
 
     def test_without_base(self, path):
-        with pytest.raises(CheckpointError, match="difference ControlNet.*were not given"):
+        with pytest.raises(CheckpointError, match=r"difference ControlNet.*were not given"):
             load_controlnet(path)
 
     def test_foreign_base(self, path):
@@ -166,7 +166,7 @@ class TestDifference:
 
     def test_base_of_other_sizes(self, path, unet):
         base = unet.state_dict() | {"time_embed.0.weight": torch.ones(3, 3)}
-        with pytest.raises(CheckpointError, match="the model is another: time_embed.0.weight"):
+        with pytest.raises(CheckpointError, match=r"the model is another: time_embed.0.weight"):
             load_controlnet(path, base=base)
 
 
@@ -248,7 +248,7 @@ class TestSave:
     def test_a_failure_leaves_the_old_file_and_nothing_else(self, tmp_path, sd15_controlnet):
         path = tmp_path / "net.safetensors"
         path.write_bytes(b"old")
-        with pytest.raises(Exception, match="."):
+        with pytest.raises(Exception, match=r"."):
             save_controlnet(sd15_controlnet, path, {"note": 5})
         assert path.read_bytes() == b"old"
         assert os.listdir(tmp_path) == ["net.safetensors"]
@@ -277,7 +277,7 @@ class TestUNet:
 
     def test_missing(self, write, unet, config):
         state = {name: tensor for name, tensor in unet.state_dict().items() if name != "out.0.bias"}
-        with pytest.raises(CheckpointError, match="1 missing: out.0.bias"):
+        with pytest.raises(CheckpointError, match=r"1 missing: out.0.bias"):
             load_unet(write(state, config=config))
 
 

@@ -142,7 +142,7 @@ def test_missing_file(tmp_path):
 
 
 def test_folder(tmp_path):
-    with pytest.raises(CheckpointError, match="diffusion_pytorch_model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model.safetensors"):
         read_state_dict(tmp_path)
 
 

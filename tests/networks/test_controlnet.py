@@ -102,7 +102,7 @@ def test_the_copy_of_a_frozen_unet_can_be_trained(unet):
 
 
 def test_gradients_reach_the_joins_first_then_the_copy_then_the_hint(config, unet):
-    """Section 3.1 of the paper: a zero convolution has a gradient, what lies before it has none until it moved."""
+    """Section 3.1 of the paper: a zero convolution learns at once, what lies before it once it has moved."""
     args = arguments(config)
     net = copy_of(unet)
     first = train_step(unet, net, args)

@@ -57,7 +57,9 @@ def test_a_frozen_encoder_builds_no_graph(config, unet):
     with_graph = []
 
     def watch(module: nn.Module, name: str) -> None:
-        module.register_forward_hook(lambda _m, _i, out: with_graph.append(name) if out.requires_grad else None)
+        module.register_forward_hook(
+            lambda _m, _i, out: with_graph.append(name) if out.requires_grad else None
+        )
 
     for name, module in unet.named_modules():
         if not list(module.children()) and not isinstance(module, nn.Identity):

@@ -89,7 +89,9 @@ def hint() -> torch.Tensor:
 def draw(call, base) -> Callable[..., torch.Tensor]:
     """The latent [B,4,4,5] that four steps with these conditionings give."""
 
-    def draw(positive: list, negative: list, batch: int = 1, model: Any = None, cfg: float = 3.0) -> torch.Tensor:
+    def draw(
+        positive: list, negative: list, batch: int = 1, model: Any = None, cfg: float = 3.0
+    ) -> torch.Tensor:
         latent = call(
             "KSampler",
             model=model or base[0],
@@ -115,7 +117,9 @@ ALWAYS = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
 def apply(call) -> Callable[..., dict[str, list]]:
     """Apply ControlNet as a chain reads: conditionings in, conditionings out, by name."""
 
-    def apply(prompts: dict[str, list], control: Any, image: torch.Tensor, **settings: float) -> dict[str, list]:
+    def apply(
+        prompts: dict[str, list], control: Any, image: torch.Tensor, **settings: float
+    ) -> dict[str, list]:
         out = call("CNetApply", **prompts, control_net=control, image=image, **{**ALWAYS, **settings})
         return dict(zip(("positive", "negative"), out, strict=True))
 

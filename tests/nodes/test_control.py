@@ -110,7 +110,9 @@ def test_the_average_of_equals_is_one_of_them(prompts, draw, load, apply, unit, 
     torch.testing.assert_close(draw(**merge(prompts, *equal, mode="average")), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_unit_outside_its_range_counts_for_nothing_in_an_average(prompts, draw, load, apply, unit, merge, hint):
+def test_a_unit_outside_its_range_counts_for_nothing_in_an_average(
+    prompts, draw, load, apply, unit, merge, hint
+):
     """Else the other units would fade while it is silent."""
     early = unit(load("second"), hint, end_percent=0.0)
     whole = unit(load("first"), hint)

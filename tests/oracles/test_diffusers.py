@@ -22,7 +22,7 @@ POOLED, TIME_IDS = 16, 8
 
 @dataclass(frozen=True)
 class Topology:
-    """One topology, told to both sides: `ours` is what our reader must find, `theirs` diffusers' arguments."""
+    """One topology for both sides: `ours` is what our reader must find, `theirs` diffusers' arguments."""
 
     ours: UNetConfig
     theirs: dict[str, Any] = field(hash=False)
@@ -124,7 +124,7 @@ def inputs(config: UNetConfig, batch: int = 2, side: int = 16) -> dict[str, Any]
 
 
 def sinusoids(ids: Tensor) -> Tensor:
-    """SDXL's size conditions [B,6] as [B,6*TIME_IDS]: each number embedded like a timestep (arXiv 2307.01952)."""
+    """SDXL's size conditions [B,6] as [B,6*TIME_IDS], each embedded like a timestep (arXiv 2307.01952)."""
     half = TIME_IDS // 2
     angles = ids[..., None] * torch.logspace(0, -4 * (1 - 1 / half), half)
     return torch.cat([angles.cos(), angles.sin()], dim=-1).flatten(1)
