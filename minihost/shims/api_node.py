@@ -74,9 +74,8 @@ class Schema:
         if self.is_output_node:
             wanted = (Hidden.prompt, Hidden.extra_pnginfo)
             self.hidden += [hidden for hidden in wanted if hidden not in self.hidden]
-        for i, output in enumerate(self.outputs):
-            if output.id is None:
-                output.id = f"_{i}_{output.io_type}_"
+        for number, output in enumerate(self.outputs):
+            output.id = output.id or f"_{number}_{output.io_type}_"
 
     def input_types(self) -> dict[str, dict[str, Any]]:
         """The inputs as /object_info lists them, hidden ones included."""

@@ -64,15 +64,15 @@ class ImageSaveHelper:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_directory_by_type(folder_type.value), width, height
         )
-        results = []
+        saved = []
         for number, image in enumerate(images):
             pixels = np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8)
             file = f"{name.replace('%batch_num%', str(number))}_{counter:05}_.png"
             text = png_text(getattr(cls, "hidden", None))
             Image.fromarray(pixels).save(Path(folder, file), pnginfo=text, compress_level=compress_level)
-            results.append(SavedResult(file, subfolder, folder_type))
+            saved.append(SavedResult(file, subfolder, folder_type))
             counter += 1
-        return results
+        return saved
 
     @staticmethod
     def get_save_images_ui(

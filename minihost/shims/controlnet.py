@@ -121,7 +121,8 @@ class ControlBase:
         c.extra_args = dict(self.extra_args)
         c.extra_conds = list(self.extra_conds)
         c.extra_concat_orig = list(self.extra_concat_orig)
-        c.extra_hooks = self.extra_hooks.clone() if self.extra_hooks else None
+        if self.extra_hooks is not None:
+            c.extra_hooks = self.extra_hooks.clone()
 
     def get_models(self) -> list[Any]:
         """Model patchers of the whole chain, to be loaded before sampling."""

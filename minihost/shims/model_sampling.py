@@ -64,8 +64,8 @@ class ModelSamplingDiscrete(nn.Module):
         """The noise level at a timestep, fractions allowed, ends held."""
         t = timestep.float().to(self.log_sigmas.device).clamp(0, len(self.sigmas) - 1)
         low, high, weight = t.floor().long(), t.ceil().long(), t.frac()
-        log_sigma = (1 - weight) * self.log_sigmas[low] + weight * self.log_sigmas[high]
-        return log_sigma.exp().to(timestep.device)
+        between = (1 - weight) * self.log_sigmas[low] + weight * self.log_sigmas[high]
+        return between.exp().to(timestep.device)
 
     def percent_to_sigma(self, percent: float) -> float:
         """The noise level where this part (0..1) of the sampling is done; beyond all levels at 0, 0 at 1."""
