@@ -1,0 +1,78 @@
+"""Runs of diffusers' networks, by the calls that its ControlNet pipeline makes at each step."""
+
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from cnet_core.checkpoints.convert import to_diffusers
+from cnet_core.networks.controlnet import HINT_WIDTHS
+
+from .weights import CFG, Task, noise_levels
+
+
+class Diffusers:
+    """UNet2DConditionModel and ControlNetModels that hold the task's tensors, not copies of them."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        config = task.config
+        attention = [depth > 0 for depth in config.transformer_depth]
+        sizes = {
+            "block_out_channels": tuple(mult * config.model_channels for mult in config.channel_mult),
+            "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
+            "cross_attention_dim": config.context_dim,
+            # The number of heads, by diffusers' name for it.
+            "attention_head_dim": config.num_heads,
+        }
+        ups = tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention))
+        with torch.device("meta"):
+            self.unet: Any = diffusers.UNet2DConditionModel(**sizes, up_block_types=ups)
+            self.nets: list[Any] = [
+                diffusers.ControlNetModel(**sizes, conditioning_embedding_out_channels=HINT_WIDTHS)
+                for _ in task.controls
+            ]
+        give(self.unet, to_diffusers(task.unet, config))
+        for net, state in zip(self.nets, task.controls, strict=True):
+            give(net, to_diffusers(state, config, len(HINT_WIDTHS)))
+
+    def sample(self, count: int, timesteps: list[int]) -> Tensor:
+        """One whole run of Euler's method with `count` controls: the latent [1,4,H,W].
+
+        cond and uncond are one batch. At each step each ControlNet gets its hint for both, and the residuals
+        of all are summed.
+        """
+        task = self.task
+        sigmas = noise_levels(timesteps)
+        context = torch.cat([task.uncond, task.cond])
+        hints = [torch.cat([hint, hint]) for hint in task.hints[:count]]
+        x = task.noise * sigmas[0]
+        for timestep, sigma, following in zip(timesteps, sigmas[:-1], sigmas[1:], strict=True):
+            scaled = torch.cat([x, x]) / (sigma**2 + 1).sqrt()
+            down, mid = self.residuals(scaled, timestep, context, hints)
+            uncond, cond = self.unet(
+                scaled,
+                timestep,
+                context,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=mid,
+                return_dict=False,
+            )[0].chunk(2)
+            x = x + (uncond + (cond - uncond) * CFG) * (following - sigma)
+        return x
+
+    def residuals(
+        self, x: Tensor, timestep: int, context: Tensor, hints: list[Tensor]
+    ) -> tuple[list[Tensor] | None, Tensor | None]:
+        down, mid = None, None
+        for net, hint in zip(self.nets, hints, strict=False):
+            blocks, middle = net(x, timestep, context, hint, 1.0, return_dict=False)
+            down = blocks if down is None else [a + b for a, b in zip(down, blocks, strict=True)]
+            mid = middle if mid is None else mid + middle
+        return down, mid
+
+
+def give(network: Any, state: dict[str, Tensor]) -> None:
+    network.load_state_dict(state, assign=True)
+    network.eval().requires_grad_(False)
