@@ -35,11 +35,11 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def minihost_pictures(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Path]]:
-    """The PNGs that minihost makes of a shipped workflow, in the order of their names."""
+    """The PNGs that minihost saves of a shipped workflow, without previews, in the order of their names."""
     folder = tmp_path_factory.mktemp("minihost")
 
     def pictures(name: str) -> list[Path]:
         minihost("run", workflow_file(name), "--output", folder / name)
-        return sorted((folder / name).rglob("*.png"))
+        return sorted(path for path in (folder / name).rglob("*.png") if path.parent.name != "temp")
 
     return pictures

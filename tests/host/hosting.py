@@ -125,8 +125,10 @@ class Host:
             (self.base / name).mkdir(parents=True, exist_ok=True)
         user = self.base / "user" / "default"
         user.mkdir(parents=True, exist_ok=True)
-        # A first visit opens the template browser over the graph; these tests are a returning user.
-        (user / "comfy.settings.json").write_text(json.dumps({"Comfy.TutorialCompleted": True}))
+        # A first visit opens the template browser over the graph; these tests are a returning user, and one
+        # who reads the small print of a whole graph.
+        settings = {"Comfy.TutorialCompleted": True, "LiteGraph.Canvas.MinFontSizeForLOD": 0}
+        (user / "comfy.settings.json").write_text(json.dumps(settings))
         for name, target in (("CNet", REPO), ("host_probes", PROBES)):
             (self.base / "custom_nodes" / name).symlink_to(target, target_is_directory=True)
         with socket.socket() as probe:
