@@ -221,10 +221,11 @@ def test_previews_are_saved_beside_the_output(tmp_path, capsys, picture_prompt):
     prompt["7"] = {"class_type": "PreviewImage", "inputs": {"images": ["6", 0]}}
     saved = tmp_path / "w.json"
     saved.write_text(json.dumps(prompt))
+    before = signal.getsignal(signal.SIGINT)
     assert main(["--pack", PACK, "run", str(saved), "--output", str(tmp_path / "out")]) == 0
     path = Path(capsys.readouterr().out.strip())
     assert path.is_file() and path.parent == tmp_path / "out" / "temp"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_commands_that_fail_say_why_and_leave_no_picture(tmp_path, capsys, picture_prompt):
