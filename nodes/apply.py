@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..cnet_core.control.timing import Timing
-from . import host
+from . import conditioning
 from .inputs import conditioning_inputs, conditioning_outputs, control_inputs, timing_inputs, vae_input
 
 
@@ -28,8 +28,8 @@ class ApplyControlNet(io.ComfyNode):
         cls, positive, negative, control_net, image, strength, start_percent, end_percent, vae=None
     ) -> io.NodeOutput:
         timing = Timing(strength, start_percent, end_percent)
-        host.check_conditioning(control_net, positive + negative)
-        control = host.with_hint(control_net, image, timing, vae)
+        conditioning.check_conditioning(control_net, positive + negative)
+        control = conditioning.with_hint(control_net, image, timing, vae)
         if timing.absent:
             return io.NodeOutput(positive, negative)
-        return io.NodeOutput(*host.attach(control, positive, negative))
+        return io.NodeOutput(*conditioning.attach(control, positive, negative))

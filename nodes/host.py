@@ -21,20 +21,16 @@ from torch import Tensor
 
 from ..cnet_core.checkpoints import ControlFile, check_base, identify, read_state_dict, refuse
 from ..cnet_core.control.hint import prepare_hint, spread
-from ..cnet_core.control.merge import merge
 from ..cnet_core.control.timing import Timing, active
-from ..cnet_core.errors import BaseMismatchError, CheckpointError, ControlError, HintError
+from ..cnet_core.errors import BaseMismatchError, CheckpointError, ControlError
 from ..cnet_core.networks.config import UNetConfig
 from ..cnet_core.networks.controlnet import ControlNet
+from .answers import Answer, add, merge_answers
 
 Net = TypeVar("Net", bound=torch.nn.Module)
 
 PACK = Path(__file__).resolve().parent.parent
 MINI_WEIGHTS = PACK / "demo" / "weights"
-
-# What a control answers with: lists of residuals (or None) for the host's input, middle and output blocks.
-Answer = dict[str, list[Tensor | None]]
-PLACES = ("input", "middle", "output")
 
 # Wraps a network so that the host loads, offloads and counts it. Older hosts have one class for all.
 Patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
@@ -241,29 +237,6 @@ def previous_answer(control: Any, *args: Any) -> Answer | None:
     return control.previous_controlnet.get_control(*args)
 
 
-def merge_answers(answers: list[tuple[Answer, float]], mode: str) -> Answer:
-    """Merge the answers of several controls, each with its strength, block by block."""
-    merged: Answer = {}
-    for place in PLACES:
-        count = max(len(answer[place]) for answer, _ in answers)
-        merged[place] = []
-        for i in range(count):
-            parts = [
-                (block, strength)
-                for answer, strength in answers
-                if i < len(answer[place]) and (block := answer[place][i]) is not None
-            ]
-            merged[place].append(merge(parts, mode) if parts else None)
-    return merged
-
-
-def add(answer: Answer, previous: Answer | None) -> Answer:
-    """Add an answer to that of the chain before it. Neither is changed: the host pops from what it gets."""
-    if previous is None:
-        return answer
-    return merge_answers([(previous, 1.0), (answer, 1.0)], "sum")
-
-
 def base_config(model: Any) -> UNetConfig:
     """The sizes of the UNet that a host model holds. Raises BaseMismatchError if it holds no such UNet."""
     config: Mapping[str, Any] = model.model_config.unet_config
@@ -291,20 +264,6 @@ def base_config(model: Any) -> UNetConfig:
         adm_in_channels=config.get("adm_in_channels"),
         in_channels=config.get("in_channels", 4),
     )
-
-
-def check_conditioning(control: Any, conditioning: list) -> None:
-    """Raise BaseMismatchError if the prompt was encoded for another base model than the control's."""
-    if not isinstance(control, Control):
-        return
-    config = control.network.net.config
-    for tokens, _ in conditioning:
-        if tokens is not None and tokens.shape[-1] != config.context_dim:
-            raise BaseMismatchError(
-                f"{control.network.label} reads prompts of width {config.context_dim}, and this prompt has "
-                f"width {tokens.shape[-1]} (SD1.5: 768, SD2.x: 1024, SDXL: 2048). Load a ControlNet made for "
-                "the base model whose text encoder made the prompt."
-            )
 
 
 def place_of_work(file_dtype: torch.dtype) -> tuple[torch.dtype, torch.dtype, Any]:
@@ -344,38 +303,6 @@ def load_native(file: ControlFile, name: str, model: Any = None) -> Control:
         base = model.model.diffusion_model.state_dict()
     net = file.build(base, dtype=weights, operations=operations)
     return Control(LoadedNetwork(net, work, f"{name} ({file.label})"))
-
-
-def with_hint(control_net: Any, image: Tensor, timing: Timing, vae: Any = None, previous: Any = None) -> Any:
-    """A copy of a CONTROL_NET that holds this hint IMAGE [B,H,W,C], chained behind another control."""
-    if getattr(control_net, "latent_format", None) is not None and vae is None:
-        raise HintError(
-            "this ControlNet reads its hint as a latent; connect the base model's VAE to the vae input."
-        )
-    span = (timing.start_percent, timing.end_percent)
-    control = control_net.copy().set_cond_hint(image.movedim(-1, 1), timing.strength, span, vae=vae)
-    control.set_previous_controlnet(previous)
-    return control
-
-
-def attach(control: Any, positive: list, negative: list) -> tuple[list, list]:
-    """Both conditionings with a control at the end of whatever chain they already hold.
-
-    Entries with the same chain get the same object: only then does the host run cond and uncond as one batch.
-    """
-    chained: dict[Any, Any] = {}
-    outputs = []
-    for conditioning in (positive, negative):
-        entries = []
-        for tokens, options in conditioning:
-            previous = options.get("control")
-            if previous not in chained:
-                chained[previous] = control.copy().set_previous_controlnet(previous)
-            entries.append(
-                [tokens, {**options, "control": chained[previous], "control_apply_to_uncond": False}]
-            )
-        outputs.append(entries)
-    return outputs[0], outputs[1]
 
 
 def diffusion_model(

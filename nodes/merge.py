@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..cnet_core.control.merge import MODES
 from ..cnet_core.control.timing import Timing
 from ..cnet_core.errors import ControlError
-from . import host
+from . import conditioning, host
 from .inputs import conditioning_inputs, conditioning_outputs, control_inputs, timing_inputs, vae_input
 
 UnitType = io.Custom("CNET_UNIT")
@@ -38,7 +38,7 @@ class ControlUnit(io.ComfyNode):
     @classmethod
     def execute(cls, control_net, image, strength, start_percent, end_percent, vae=None) -> io.NodeOutput:
         timing = Timing(strength, start_percent, end_percent)
-        return io.NodeOutput(Unit(host.with_hint(control_net, image, timing, vae), timing))
+        return io.NodeOutput(Unit(conditioning.with_hint(control_net, image, timing, vae), timing))
 
 
 class MergeControls(io.ComfyNode):
@@ -84,8 +84,8 @@ class MergeControls(io.ComfyNode):
         for slot, unit in units.items():
             if not isinstance(unit, Unit):
                 raise ControlError(f"{slot} is no control unit; connect the output of a Control Unit node.")
-            host.check_conditioning(unit.control, positive + negative)
+            conditioning.check_conditioning(unit.control, positive + negative)
         controls = [unit.control for unit in units.values() if not unit.timing.absent]
         if not controls:
             return io.NodeOutput(positive, negative)
-        return io.NodeOutput(*host.attach(host.MergedControl(controls, mode), positive, negative))
+        return io.NodeOutput(*conditioning.attach(host.MergedControl(controls, mode), positive, negative))

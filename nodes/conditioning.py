@@ -1,0 +1,53 @@
+"""From a CONTROL_NET and a hint to conditionings that carry the control."""
+
+from typing import Any
+
+from torch import Tensor
+
+from ..cnet_core.control.timing import Timing
+from ..cnet_core.errors import BaseMismatchError, HintError
+from .host import Control
+
+
+def check_conditioning(control: Any, conditioning: list) -> None:
+    """Raise BaseMismatchError if the prompt was encoded for another base model than the control's."""
+    if not isinstance(control, Control):
+        return
+    config = control.network.net.config
+    for tokens, _ in conditioning:
+        if tokens is not None and tokens.shape[-1] != config.context_dim:
+            raise BaseMismatchError(
+                f"{control.network.label} reads prompts of width {config.context_dim}, and this prompt has "
+                f"width {tokens.shape[-1]} (SD1.5: 768, SD2.x: 1024, SDXL: 2048). Load a ControlNet made for "
+                "the base model whose text encoder made the prompt."
+            )
+
+
+def with_hint(control_net: Any, image: Tensor, timing: Timing, vae: Any = None) -> Any:
+    """A copy of a CONTROL_NET that holds this hint IMAGE [B,H,W,C]."""
+    if getattr(control_net, "latent_format", None) is not None and vae is None:
+        raise HintError(
+            "this ControlNet reads its hint as a latent; connect the base model's VAE to the vae input."
+        )
+    span = (timing.start_percent, timing.end_percent)
+    return control_net.copy().set_cond_hint(image.movedim(-1, 1), timing.strength, span, vae=vae)
+
+
+def attach(control: Any, positive: list, negative: list) -> tuple[list, list]:
+    """Both conditionings with a control at the end of whatever chain they already hold.
+
+    Entries with the same chain get the same object: only then does the host run cond and uncond as one batch.
+    """
+    chained: dict[Any, Any] = {}
+    outputs = []
+    for conditioning in (positive, negative):
+        entries = []
+        for tokens, options in conditioning:
+            previous = options.get("control")
+            if previous not in chained:
+                chained[previous] = control.copy().set_previous_controlnet(previous)
+            entries.append(
+                [tokens, {**options, "control": chained[previous], "control_apply_to_uncond": False}]
+            )
+        outputs.append(entries)
+    return outputs[0], outputs[1]
