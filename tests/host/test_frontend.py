@@ -87,8 +87,7 @@ def open_workflow(page: Page, name: str) -> dict[str, Any]:
     workflow = json.loads(workflow_file(name).read_text())
     page.evaluate(LOAD, workflow)
     page.wait_for_function("n => window.app.graph.nodes.length === n", arg=len(workflow["nodes"]))
-    page.mouse.click(960, 1000)
-    page.keyboard.press(".")
+    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     page.wait_for_timeout(1500)
     return workflow
 
@@ -159,5 +158,12 @@ def test_an_error_is_shown_in_the_frontends_dialog(page: Page, host: Host) -> No
     kind, detail = page.evaluate("() => window.cnetRun")
     assert kind == "execution_error"
     assert "frontend_wrong.safetensors" in detail["exception_message"]
-    page.get_by_text("frontend_wrong.safetensors").filter(visible=True).first.wait_for(timeout=10_000)
+    # Newer frontends name the node first and the reason behind a button.
+    shown = page.get_by_text(re.compile("View details|frontend_wrong.safetensors is not"))
+    shown.filter(visible=True).first.wait_for(timeout=20_000)
+    details = page.get_by_text("View details").filter(visible=True)
+    if details.count():
+        details.first.click()
+    message = page.get_by_text("frontend_wrong.safetensors is not").filter(visible=True)
+    message.first.wait_for(timeout=20_000)
     screenshot(page, host, "error")
