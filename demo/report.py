@@ -79,9 +79,20 @@ def closed(row: dict, value: float) -> float:
 
 
 def sheet(pictures: dict[str, Tensor], scenes: Sequence[Scene], count: int) -> np.ndarray:
-    """uint8 [H,W,3]: a column per scene; truth, hints and drawings as rows."""
-    rows = [hint_of(kind, scenes) for kind in HINTS] + list(pictures.values())
-    return (np.vstack([np.hstack(list(row.numpy()[:count])) for row in rows]) * 255).round().astype(np.uint8)
+    """uint8 [H,W,3]: a column per scene, hints and drawings as rows, each named on its left."""
+    rows = {f"{kind} hint": hint_of(kind, scenes) for kind in HINTS}
+    rows |= {f"with {name}" if name in HINTS else name: images for name, images in pictures.items()}
+    bands = []
+    for name, images in rows.items():
+        if name in ("truth", "ceiling"):
+            continue
+        label = np.full((SIZE, SIZE, 3), 255, np.uint8)
+        for line, word in enumerate(name.replace("none", "no control").split(" ")):
+            place = (8, SIZE // 2 + 20 * line)
+            cv2.putText(label, word, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
+        drawn = [(image * 255).round().astype(np.uint8) for image in images.numpy()[:count]]
+        bands.append(np.hstack([label, *drawn]))
+    return np.vstack(bands)
 
 
 def main() -> None:
@@ -91,12 +102,12 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=24, help="held-out scenes (default: 24, about a minute)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON only")
     parser.add_argument("--weights", type=Path, default=HERE / "weights", help="folder of the weights")
-    parser.add_argument("--sheet", type=Path, help="write a PNG of hints and drawings here")
+    parser.add_argument("--sheet", type=Path, help="write a picture of hints and drawings here (.png, .jpg)")
     args = parser.parse_args()
     scenes = [draw_scene(seed) for seed in range(args.n)]
     figures, pictures = report(MiniSD.load(args.weights), scenes)
     if args.sheet:
-        cv2.imwrite(str(args.sheet), cv2.cvtColor(sheet(pictures, scenes, 12), cv2.COLOR_RGB2BGR))
+        cv2.imwrite(str(args.sheet), cv2.cvtColor(sheet(pictures, scenes, 8), cv2.COLOR_RGB2BGR))
     if args.json:
         print(json.dumps(figures))
         return

@@ -14,6 +14,8 @@ class Canny(io.ComfyNode):
             category="cnet/annotate",
             description="Find the edges of a picture: white lines on black, the hint of canny ControlNets.",
             search_aliases=["canny", "edge detection", "edges", "preprocessor"],
+            # The preview comes back when the node was cached.
+            has_intermediate_output=True,
             inputs=[
                 io.Image.Input("image", tooltip="Pictures; all frames of a batch are done."),
                 io.Int.Input(

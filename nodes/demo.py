@@ -51,6 +51,8 @@ class ExampleImage(io.ComfyNode):
                 "Replace it by Load Image to use your own."
             ),
             search_aliases=["demo image", "sample hint"],
+            # The preview comes back when the node was cached.
+            has_intermediate_output=True,
             inputs=[
                 io.Combo.Input(
                     "name",
