@@ -10,7 +10,7 @@ like, not their bytes.
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,7 +51,7 @@ PLANS = {
     "autoencoder": Plan(steps=2400, batch=4, rate=1e-3, seed=1),
     "autoencoder_fit": Plan(steps=900, batch=8, rate=5e-4, seed=6),
     "base": Plan(steps=2500, batch=16, rate=6e-4, seed=2),
-    "pose": Plan(steps=1000, batch=16, rate=6e-4, seed=3),
+    "pose": Plan(steps=1350, batch=16, rate=6e-4, seed=3),
     "depth": Plan(steps=500, batch=16, rate=6e-4, seed=4),
     "canny": Plan(steps=450, batch=16, rate=6e-4, seed=5),
 }
@@ -80,13 +80,13 @@ def latent_colours(images: Tensor, latents: Tensor) -> list[list[float]]:
 class Maker:
     """The stages, writing weights below `weights` and resumable states below `states`."""
 
-    def __init__(self, weights: Path, states: Path):
-        self.weights, self.states = weights, states
+    def __init__(self, weights: Path, states: Path, plans: Mapping[str, Plan] = PLANS):
+        self.weights, self.states, self.plans = weights, states, plans
         states.mkdir(parents=True, exist_ok=True)
 
     def autoencoder(self) -> None:
         """First on scenes half as large again, whose details it finds easier, then on the base's size."""
-        torch.manual_seed(PLANS["autoencoder"].seed)
+        torch.manual_seed(self.plans["autoencoder"].seed)
         net = TinyAutoencoder(AUTOENCODER).to(memory_format=torch.channels_last)
         self.train_autoencoder("autoencoder", net, SIZE * 3 // 2)
         self.train_autoencoder("autoencoder_fit", net, SIZE)
@@ -105,7 +105,7 @@ class Maker:
         )
 
     def train_autoencoder(self, name: str, net: TinyAutoencoder, size: int) -> None:
-        plan = PLANS[name]
+        plan = self.plans[name]
         train(
             name,
             {"autoencoder": net},
@@ -125,7 +125,7 @@ class Maker:
         return lambda images: net.encode(images) * scale
 
     def base(self) -> None:
-        plan = PLANS["base"]
+        plan = self.plans["base"]
         encode = self.load_encoder()
         torch.manual_seed(plan.seed)
         unet, text = UNet(CONFIG), WordEncoder(TEXT)
@@ -151,7 +151,7 @@ class Maker:
         return frozen(load_unet(self.weights / "unet.safetensors")), text.eval().requires_grad_(False)
 
     def control(self, kind: str) -> None:
-        plan = PLANS[kind]
+        plan = self.plans[kind]
         encode = self.load_encoder()
         unet, text = self.load_base()
         torch.manual_seed(plan.seed)

@@ -59,7 +59,7 @@ class MiniSD:
         size: int,
         seed: int,
         steps: int = 12,
-        guidance: float = 2.0,
+        guidance: float = 4.0,
     ) -> Tensor:
         """Pictures [B,size,size,3] in 0..1, one per caption.
 
