@@ -24,6 +24,7 @@ def main() -> None:
         "rounds": arguments.rounds,
         "steps": arguments.steps,
         "threads": arguments.threads,
+        "clock": arguments.clock,
         "comfyui": None if comfyui is None else str(comfyui),
         "host_args": arguments.host_args.split(),
     }
@@ -43,6 +44,12 @@ def parse() -> argparse.Namespace:
     add("--rounds", type=positive, default=3, help="times that everything is measured (default: 3)")
     add("--steps", type=positive, default=4, help="sampling steps of one measured run (default: 4)")
     add("--threads", type=positive, help="threads of torch (default: its own choice)")
+    add(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: the process's own time, for a machine that is busy; needs --threads 1 (default: wall)",
+    )
     add("--json", type=Path, metavar="FILE", help="write the figures here")
     add("--comfyui", help="a ComfyUI folder (default: $COMFYUI_PATH, then ~/ComfyUI); 'none' for minihost")
     add(
@@ -50,7 +57,10 @@ def parse() -> argparse.Namespace:
         default="",
         help="more options for ComfyUI, as --host-args=--use-pytorch-cross-attention",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.clock == "cpu" and arguments.threads != 1:
+        parser.error("--clock cpu adds up the time of all threads; give --threads 1 with it")
+    return arguments
 
 
 def positive(text: str) -> int:

@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from .weights import Task, even_timesteps, random_task
 
+KEPT = ("base", "size", "rounds", "steps", "clock", "host_args")
 # Halfway down the noise levels, where latent and noise are of one size.
 CHECKED = [500]
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Implementation(Protocol):
@@ -42,7 +44,7 @@ def figures(settings: dict[str, Any]) -> dict[str, Any]:
     task = random_task(settings["base"], settings["size"], max(counts, default=0))
     implementations, left_out = prepare(task, settings)
     agreement = compare(implementations, counts)
-    timesteps = even_timesteps(settings["steps"])
+    timesteps, clock = even_timesteps(settings["steps"]), CLOCKS[settings["clock"]]
     seconds: dict[str, dict[str, list[float]]] = {
         name: {str(count): [] for count in counts} for name in implementations
     }
@@ -50,12 +52,12 @@ def figures(settings: dict[str, Any]) -> dict[str, Any]:
         for count in counts:
             # Another one begins in each round, so that no one always follows the same other.
             for name in rotated(list(implementations), round_):
-                spent = timed(implementations[name], count, timesteps) / len(timesteps)
+                spent = timed(implementations[name], count, timesteps, clock) / len(timesteps)
                 seconds[name][str(count)].append(spent)
                 say(f"round {round_ + 1}, controls {count}, {name}: {spent:.3f} s a step")
     return {
         "machine": machine(settings),
-        "settings": {name: settings[name] for name in ("base", "size", "rounds", "steps", "host_args")},
+        "settings": {name: settings[name] for name in KEPT},
         "left_out": left_out,
         "agreement": agreement,
         "seconds_per_step": seconds,
@@ -112,10 +114,12 @@ def compare(implementations: Mapping[str, Implementation], counts: list[int]) ->
     return rows
 
 
-def timed(implementation: Implementation, count: int, timesteps: list[int]) -> float:
-    start = time.perf_counter()
+def timed(
+    implementation: Implementation, count: int, timesteps: list[int], clock: Callable[[], float]
+) -> float:
+    start = clock()
     implementation.sample(count, timesteps)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def rotated(names: list[str], by: int) -> list[str]:

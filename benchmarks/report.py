@@ -9,9 +9,9 @@ Seconds = Mapping[str, list[float]]
 
 NOTES = """\
 Random weights, the same tensors in all. Batch 2 (cond and uncond), fp32 on the CPU, picture {size} x {size}.
-Seconds of a sampling step: those of a whole run of {steps} steps, with all that is done once, divided by
-{steps}. Medians of {rounds} rounds, in each of which all take turns. Ratios are of the same round: median
-(lowest to highest); below 1 ours is faster."""
+Seconds of a sampling step ({clock} clock): those of a whole run, with all that is done once, divided by its
+steps ({steps}). Medians over the rounds ({rounds}), in each of which all take turns. Ratios are of the same
+round: median (lowest to highest); below 1 ours is faster."""
 
 
 def summary(raw: dict[str, Any]) -> dict[str, Any]:

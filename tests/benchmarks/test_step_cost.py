@@ -44,7 +44,7 @@ def test_figures():
             "diffusers": None,
             "host": "a host",
         },
-        "settings": {"base": "sd15", "size": 256, "rounds": 3, "steps": 4, "host_args": []},
+        "settings": {"base": "sd15", "size": 256, "rounds": 3, "steps": 4, "clock": "wall", "host_args": []},
         "left_out": {"diffusers": "not installed"},
         "agreement": [],
         "seconds_per_step": {
@@ -65,6 +65,7 @@ def test_figures():
         (["--size", "100"], "multiple of 64"),
         (["--rounds", "0"], "at least 1"),
         (["--controls", "1,x"], "such as 0,1,2"),
+        (["--clock", "cpu"], "--threads 1"),
         (["--comfyui", "/nowhere"], "comfy/controlnet.py"),
     ],
 )
