@@ -70,8 +70,9 @@ class Scenes(IterableDataset):
         info = get_worker_info()
         first, step = (0, 1) if info is None else (info.id, info.num_workers)
         # One thread a worker: more would fight the training for the cores.
-        cv2.setNumThreads(1)
-        torch.set_num_threads(1)
+        if info is not None:
+            cv2.setNumThreads(1)
+            torch.set_num_threads(1)
         for i in itertools.count(first, step):
             seed = FIRST_TRAINING_SEED + self.start + i * self.batch
             scenes = [draw_scene(seed + k, self.size) for k in range(self.batch)]
@@ -90,8 +91,14 @@ class Scenes(IterableDataset):
 
 
 def batches(scenes: Scenes) -> Iterator[dict]:
-    """The scenes, made by two processes beside the training."""
-    return iter(DataLoader(scenes, batch_size=None, num_workers=2, prefetch_factor=4))
+    """The scenes, made beside the training by two processes if it runs on one thread, else by itself.
+
+    A forked process hangs in the arithmetic once its parent has used several OpenMP threads.
+    """
+    workers = 2 if torch.get_num_threads() == 1 else 0
+    return iter(
+        DataLoader(scenes, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
+    )
 
 
 def to_images(pixels: Tensor) -> Tensor:
