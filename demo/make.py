@@ -53,7 +53,7 @@ PLANS = {
     "base": Plan(steps=2500, batch=16, rate=6e-4, seed=2),
     "pose": Plan(steps=1350, batch=16, rate=6e-4, seed=3),
     "depth": Plan(steps=500, batch=16, rate=6e-4, seed=4),
-    "canny": Plan(steps=1700, batch=16, rate=6e-4, seed=5),
+    "canny": Plan(steps=4000, batch=16, rate=6e-4, seed=5),
 }
 
 

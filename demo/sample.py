@@ -73,7 +73,8 @@ class MiniSD:
         encoded = []
         for kind, hint in hints.items():
             net = self.controls[kind]
-            encoded.append((net, net.encode_hint(hint.movedim(-1, 1)).repeat(2, 1, 1, 1)))
+            (features,) = net.encode_hint(hint.movedim(-1, 1))
+            encoded.append((net, (features.repeat(2, 1, 1, 1),)))
         times = torch.linspace(999, 0, steps).round().long().tolist()
         for i, time in enumerate(times):
             t = torch.full((2 * batch,), time)

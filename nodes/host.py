@@ -148,7 +148,7 @@ class Control(comfy.controlnet.ControlBase):
         y = cond.get("y")
         residuals = network.net(
             sampling.calculate_input(t, x_noisy).to(**like),
-            features.repeat(batched_number, 1, 1, 1),
+            (features.repeat(batched_number, 1, 1, 1),),
             sampling.timestep(t).float(),
             cond.get("crossattn_controlnet", cond["c_crossattn"]).to(**like),
             None if y is None else y.to(**like),
@@ -169,7 +169,7 @@ class Control(comfy.controlnet.ControlBase):
                 self.cond_hint_original, width * ratio, height * ratio, self.upscale_algorithm, "center"
             )
             hint = hint.to(device=x_noisy.device, dtype=self.network.dtype)
-            self.features = self.network.net.encode_hint(hint)
+            (self.features,) = self.network.net.encode_hint(hint)
         return self.features
 
 

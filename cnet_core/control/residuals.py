@@ -1,4 +1,4 @@
-"""What a control network says to a UNet at one step, and how several of them are added."""
+"""What a control network says to a UNet at one step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +8,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Residuals:
-    """Additions to a UNet's skips and middle.
+    """Additions to a UNet's skips and middle, or to the states of its encoder.
 
     down: one [B,C_i,H_i,W_i] tensor per skip, in encoder order (12 for SD1.5 and SD2.x, 9 for SDXL).
     mid: [B,C,H,W], the addition to the middle block's output.
-    The tensors are never changed in place: a cached Residuals stays what it was.
+    encoder: additions to the encoder's own states after each input block, in the same order, which later
+    blocks read too (T2I-Adapter, arXiv 2302.08453).
+    None stands for a place where nothing is added. The tensors are never changed in place: a cached Residuals
+    stays what it was.
     """
 
-    down: Sequence[Tensor]
-    mid: Tensor
+    down: Sequence[Tensor | None] = ()
+    mid: Tensor | None = None
+    encoder: Sequence[Tensor | None] = ()
 
     def __iter__(self):
-        """The tensors block by block, the middle last."""
+        """The additions to skips and middle, block by block, the middle last."""
         yield from self.down
         yield self.mid

@@ -81,6 +81,22 @@ class ResBlock(nn.Module):
         return self.skip_connection(x) + self.out_layers(h)
 
 
+class Text:
+    """A context [B,N,C] that stays the same over many steps: each layer's keys and values are computed once.
+
+    Belongs to whoever runs the network, never to the network: its memory ends with the run.
+    """
+
+    def __init__(self, tokens: Tensor):
+        self.tokens = tokens
+        self.memo: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def keys_values(self, layer: "CrossAttention") -> tuple[Tensor, Tensor]:
+        if layer not in self.memo:
+            self.memo[layer] = layer.to_k(self.tokens), layer.to_v(self.tokens)
+        return self.memo[layer]
+
+
 class CrossAttention(nn.Module):
     """Attention of the tokens over a context, or over themselves where none is given."""
 
@@ -92,9 +108,13 @@ class CrossAttention(nn.Module):
         self.to_v = build.linear(context_dim, channels, bias=False)
         self.to_out = nn.Sequential(build.linear(channels, channels), nn.Dropout(0.0))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | Text | None = None) -> Tensor:
         context = x if context is None else context
-        return self.to_out(self.attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
+        if isinstance(context, Text):
+            k, v = context.keys_values(self)
+        else:
+            k, v = self.to_k(context), self.to_v(context)
+        return self.to_out(self.attention(self.to_q(x), k, v, self.heads))
 
 
 class GEGLU(nn.Module):
@@ -133,7 +153,7 @@ class TransformerBlock(nn.Module):
         self.norm2 = build.layer_norm(channels)
         self.norm3 = build.layer_norm(channels)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | Text) -> Tensor:
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
@@ -158,7 +178,7 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = build.linear(channels, channels) if use_linear else build.conv(channels, channels, 1)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | Text) -> Tensor:
         height = x.shape[2]
         h = self.norm(x)
         if not self.use_linear:
@@ -204,7 +224,7 @@ class Inputs:
     """What the blocks read beside the features: timestep embedding and text."""
 
     emb: Tensor
-    context: Tensor
+    context: Tensor | Text
     # Filled by the decoder only: the size that an Upsample must reach.
     size: tuple[int, int] = field(default=(0, 0))
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ..control.residuals import Residuals
-from .blocks import Attention, Build, run_block, sdpa
+from .blocks import Attention, Build, Text, run_block, sdpa
 from .config import UNetConfig
+from .protocol import Features
 from .unet import Encoder, UNet
 
 HINT_WIDTHS = (16, 32, 96, 256)
@@ -86,19 +87,19 @@ class ControlNet(Encoder):
                     parameter.copy_(base[name])
         return net
 
-    def encode_hint(self, hint: Tensor) -> Tensor:
-        """Features [B,model_channels,H,W] of a hint [B,hint_channels,8H,8W] in 0..1.
+    def encode_hint(self, hint: Tensor) -> Features:
+        """Features, one tensor [B,model_channels,H,W], of a hint [B,hint_channels,8H,8W] in 0..1.
 
         They depend on nothing else: compute them once, and use them at every step.
         """
-        return self.input_hint_block(hint)
+        return (self.input_hint_block(hint),)
 
     def forward(
         self,
         x: Tensor,
-        hint_features: Tensor,
+        features: Features,
         timesteps: Tensor,
-        context: Tensor,
+        context: Tensor | Text,
         y: Tensor | None = None,
     ) -> Residuals:
         """Residuals for a UNet of the same configuration; arguments as in UNet.forward and encode_hint."""
@@ -107,7 +108,7 @@ class ControlNet(Encoder):
         for i, (block, zero_conv) in enumerate(zip(self.input_blocks, self.zero_convs, strict=True)):
             h = run_block(block, h, inputs)
             if i == 0:
-                h = h + hint_features
+                h = h + features[0]
             down.append(run_block(zero_conv, h, inputs))
         h = run_block(self.middle_block, h, inputs)
         return Residuals(down, self.middle_block_out[0](h))

@@ -1,5 +1,6 @@
 """Stable Diffusion's UNet (SD1.5, SD2.x, SDXL, and any width of theirs), with LDM key names."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,12 +14,23 @@ from .blocks import (
     Inputs,
     ResBlock,
     SpatialTransformer,
+    Text,
     Upsample,
     run_block,
     sdpa,
     timestep_embedding,
 )
 from .config import UNetConfig
+
+
+def plus(h: Tensor, addition: Tensor | None) -> Tensor:
+    return h if addition is None else h + addition
+
+
+def beside(items: Iterable, additions: Sequence[Tensor | None]) -> Iterator[tuple]:
+    """Each item with its addition, as many as there are; without any, with None."""
+    items = list(items)
+    return zip(items, additions or [None] * len(items), strict=True)
 
 
 class Encoder(nn.Module):
@@ -72,7 +84,7 @@ class Encoder(nn.Module):
             build,
         )
 
-    def embed(self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None) -> Inputs:
+    def embed(self, x: Tensor, timesteps: Tensor, context: Tensor | Text, y: Tensor | None) -> Inputs:
         """Timestep (and vector condition `y`) as one embedding [B,4*model_channels], beside the text."""
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels, x.dtype))
         if self.config.adm_in_channels is not None:
@@ -131,18 +143,17 @@ class UNet(Encoder):
         """Predict [B,out_channels,H,W] from a scaled noisy latent.
 
         x: [B,in_channels,H,W]; timesteps: [B], 0..999; context: [B,N,context_dim]; y: [B,adm_in_channels]
-        where the configuration has it; residuals: added to the skips and the middle, out of place, so neither
-        the frozen encoder's activations nor the residuals are changed, and a frozen encoder builds no graph.
+        where the configuration has it; residuals: added out of place, so neither the frozen encoder's
+        activations nor the residuals are changed, and a frozen encoder builds no graph.
         """
         inputs = self.embed(x, timesteps, context, y)
+        residuals = Residuals() if residuals is None else residuals
         skips, h = [], x
-        for block in self.input_blocks:
-            h = run_block(block, h, inputs)
+        for block, addition in beside(self.input_blocks, residuals.encoder):
+            h = plus(run_block(block, h, inputs), addition)
             skips.append(h)
-        h = run_block(self.middle_block, h, inputs)
-        if residuals is not None:
-            h = h + residuals.mid
-            skips = [skip + down for skip, down in zip(skips, residuals.down, strict=True)]
+        h = plus(run_block(self.middle_block, h, inputs), residuals.mid)
+        skips = [plus(skip, down) for skip, down in beside(skips, residuals.down)]
         for block in self.output_blocks:
             h = torch.cat([h, skips.pop()], dim=1)
             if skips:

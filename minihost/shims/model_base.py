@@ -71,20 +71,20 @@ def unet_config(settings: dict[str, Any]) -> UNetConfig:
 def taken(control: dict[str, list] | None, unet: UNetConfig) -> Any:
     """A control's lists as residuals for the UNet.
 
-    The lists are read from their ends, as the host pops them: `output` ends with the deepest skip, `middle`
-    with the one value used. None, or a list that is too short, adds nothing.
+    The lists are read from their ends, as the host pops them: `input` ends with the first block's addition,
+    `output` with the deepest skip's, `middle` with the one value used. None, or too short a list, adds
+    nothing.
     """
     if control is None:
         return None
-    if any(entry is not None for entry in control.get("input", [])):
-        raise ValueError("this control adds to the UNet's input blocks, which minihost's UNet does not have")
     skips = len(unet.residual_channels) - 1
     output = list(control.get("output", []))[-skips:]
-    output = [None] * (skips - len(output)) + output
+    entries = list(reversed(control.get("input", [])))[:skips]
     middle = control.get("middle", [])
-    mid = middle[-1] if middle else None
     return SimpleNamespace(
-        down=[0.0 if entry is None else entry for entry in output], mid=0.0 if mid is None else mid
+        down=[None] * (skips - len(output)) + output,
+        mid=middle[-1] if middle else None,
+        encoder=entries + [None] * (skips - len(entries)),
     )
 
 
