@@ -6,9 +6,10 @@ import comfy.controlnet
 
 from ...cnet_core.checkpoints import identify, read_state_dict, refuse
 from ...cnet_core.errors import CheckpointError
+from ...cnet_core.networks.config import SD15
 from .controls import Control
 from .folders import controlnet_path
-from .models import LoadedNetwork, base_config, place_of_work
+from .models import LoadedNetwork, attention_for, base_config, place_of_work
 
 
 def load_control(name: str, model: Any = None, precision: str = "auto", pooling: str = "auto") -> Any:
@@ -40,7 +41,8 @@ def load_native(
     if file.needs_base and model is not None:
         file.check_base(base_config(model.model), name)
         base = model.model.diffusion_model.state_dict()
-    net = file.build(base, dtype=weights, operations=operations)
+    attention = attention_for(getattr(file, "config", SD15).context_dim)
+    net = file.build(base, dtype=weights, operations=operations, attention=attention)
     label = f"{name} ({file.label})"
     control = Control(LoadedNetwork(net, work, label, lambda config: file.check_base(config, label)))
     stated = getattr(file, "global_average_pooling", False)

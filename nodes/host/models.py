@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
+import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...cnet_core.errors import BaseMismatchError
-from ...cnet_core.networks.config import UNetConfig
+from ...cnet_core.networks.blocks import Attention
+from ...cnet_core.networks.config import SD21, UNetConfig
 
 Net = TypeVar("Net", bound=torch.nn.Module)
 
@@ -53,6 +55,19 @@ class LoadedNetwork:
     def on(self, device: torch.device) -> "LoadedNetwork":
         """A copy for another device."""
         return LoadedNetwork(copy.deepcopy(self.net), self.dtype, self.label, self.check_base, device)
+
+
+def attention_for(context_dim: int) -> Attention:
+    """The attention that the user chose for the host, for a network that reads texts of this width."""
+    # SD2.x overflows in fp16, so its attention is computed in fp32.
+    precision = torch.float32 if context_dim == SD21.context_dim else None
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        # Looked up at each call: the host's choice may be changed after this network was made.
+        chosen = comfy.ldm.modules.attention.optimized_attention
+        return chosen(q, k, v, heads, attn_precision=precision)
+
+    return attention
 
 
 def place_of_work(file_dtype: torch.dtype, precision: str = "auto") -> tuple[torch.dtype, torch.dtype, Any]:
