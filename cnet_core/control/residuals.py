@@ -1,6 +1,6 @@
 """What a control network says to a UNet at one step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -26,3 +26,23 @@ class Residuals:
         """The additions to skips and middle, block by block, the middle last."""
         yield from self.down
         yield self.mid
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Residuals":
+        """The same places with each tensor changed."""
+
+        def changed(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else change(tensor)
+
+        return Residuals(
+            [changed(tensor) for tensor in self.down],
+            changed(self.mid),
+            [changed(tensor) for tensor in self.encoder],
+        )
+
+
+def pooled(residuals: Residuals) -> Residuals:
+    """Global average pooling: each channel's mean over space, everywhere (the release's shuffle ControlNet).
+
+    The results are expanded views, without memory of their own.
+    """
+    return residuals.each(lambda t: t.mean(dim=(2, 3), keepdim=True).expand_as(t))
