@@ -10,7 +10,7 @@ NODES: list[type[io.ComfyNode]] = [
     merge.ControlUnit,
     merge.MergeControls,
     schedule.StrengthKeyframe,
-    # schedule.StrengthCurve,
+    schedule.StrengthCurve,
     schedule.FrameStrengths,
     schedule.Blocks,
     annotate.Canny,
