@@ -26,3 +26,20 @@ class Residuals:
         """The additions to skips and middle, block by block, the middle last."""
         yield from self.down
         yield self.mid
+
+
+def pooled(residuals: Residuals) -> Residuals:
+    """Each block replaced by its mean over the image, in the same shape (a view: do not write to it).
+
+    Global average pooling, as the original release runs its shuffle ControlNet: the hint says what is in the
+    picture, not where.
+    """
+    return Residuals(
+        [_mean(block) for block in residuals.down],
+        _mean(residuals.mid),
+        [_mean(block) for block in residuals.encoder],
+    )
+
+
+def _mean(block: Tensor | None) -> Tensor | None:
+    return None if block is None else block.mean(dim=(2, 3), keepdim=True).expand_as(block)
