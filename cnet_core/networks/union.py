@@ -185,6 +185,4 @@ class UnionControlNet(ControlNet):
     ) -> Residuals:
         """Residuals for a UNet of the same configuration; features of encode_hint or encode_hints."""
         hint, types = features
-        inputs = self.embed(x, timesteps, context, y)
-        inputs.emb = inputs.emb + types
-        return self.residuals(x, hint, inputs)
+        return self.residuals(x, hint, self.embed(x, timesteps, context, y, types))
