@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cnet_core.checkpoints import load_controlnet, load_unet, read_state_dict
-from cnet_core.control.merge import merge
+from cnet_core.control.merge import Part, merge
 from cnet_core.control.residuals import Residuals
 from cnet_core.networks.autoencoder import TinyAutoencoder
 from cnet_core.networks.controlnet import ControlNet
@@ -82,9 +82,7 @@ class MiniSD:
             answers = [net(doubled, features, t, context) for net, features in encoded]
             residuals = None
             if answers:
-                blocks = [
-                    merge([(block, 1.0) for block in blocks], "sum") for blocks in zip(*answers, strict=True)
-                ]
+                blocks = [merge([Part(block) for block in blocks]) for blocks in zip(*answers, strict=True)]
                 residuals = Residuals(blocks[:-1], blocks[-1])
             cond, uncond = self.unet(doubled, t, context, residuals=residuals).chunk(2)
             v = uncond + guidance * (cond - uncond)

@@ -2,13 +2,17 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, apply, demo, host, load, merge
+from . import annotate, apply, demo, host, load, merge, schedule
 
 NODES: list[type[io.ComfyNode]] = [
     load.LoadControlNet,
     apply.ApplyControlNet,
     merge.ControlUnit,
     merge.MergeControls,
+    schedule.StrengthKeyframe,
+    # schedule.StrengthCurve,
+    schedule.FrameStrengths,
+    schedule.Blocks,
     annotate.Canny,
     demo.LoadMiniSD,
     demo.ExampleImage,

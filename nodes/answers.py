@@ -1,27 +1,52 @@
-"""What controls answer the host with, and how answers are added and merged."""
+"""What controls answer the host with, and how answers are weighed, merged and added."""
+
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from ..cnet_core.control.merge import merge
+from ..cnet_core.control.merge import Part, Rule, merge
+from ..cnet_core.control.residuals import Residuals
+from ..cnet_core.control.weighting import Weighting
 
 # What a control answers with: lists of residuals (or None) for the host's input, middle and output blocks.
 Answer = dict[str, list[Tensor | None]]
-PLACES = ("input", "middle", "output")
+# The same with each control's weights beside its residuals.
+Parts = dict[str, list[Part | None]]
+# From the outermost block to the deepest, which is the order of block weights.
+PLACES = ("input", "output", "middle")
 
 
-def merge_answers(answers: list[tuple[Answer, float]], mode: str) -> Answer:
-    """Merge the answers of several controls, each with its strength, block by block."""
+def answer_of(residuals: Residuals) -> Answer:
+    """The host pops each list from its end: the encoder's additions are listed backwards."""
+    return {
+        "input": list(reversed(residuals.encoder)),
+        "middle": [] if residuals.mid is None else [residuals.mid],
+        "output": list(residuals.down),
+    }
+
+
+def weigh(
+    answer: Answer, weighting: Weighting, rows: Sequence[float], mask_for: Callable[[Tensor], Tensor | None]
+) -> Parts:
+    """Put a control's weights beside its answer; arguments as in Weighting.weigh."""
+    parts = weighting.weigh([entry for place in PLACES for entry in answer[place]], rows, mask_for)
+    weighed: Parts = {}
+    for place in PLACES:
+        count = len(answer[place])
+        weighed[place], parts = parts[:count], parts[count:]
+    return weighed
+
+
+def merge_parts(controls: Sequence[Parts], rule: Rule) -> Answer:
+    """Merge what several controls say, block by block."""
     merged: Answer = {}
     for place in PLACES:
-        count = max(len(answer[place]) for answer, _ in answers)
         merged[place] = []
-        for i in range(count):
-            parts = [
-                (block, strength)
-                for answer, strength in answers
-                if i < len(answer[place]) and (block := answer[place][i]) is not None
+        for i in range(max(len(parts[place]) for parts in controls)):
+            present = [
+                part for parts in controls if i < len(parts[place]) and (part := parts[place][i]) is not None
             ]
-            merged[place].append(merge(parts, mode) if parts else None)
+            merged[place].append(merge(present, rule) if present else None)
     return merged
 
 
@@ -29,4 +54,8 @@ def add(answer: Answer, previous: Answer | None) -> Answer:
     """Add an answer to that of the chain before it. Neither is changed: the host pops from what it gets."""
     if previous is None:
         return answer
-    return merge_answers([(previous, 1.0), (answer, 1.0)], "sum")
+    chain = [
+        {place: [None if t is None else Part(t) for t in one[place]] for place in PLACES}
+        for one in (previous, answer)
+    ]
+    return merge_parts(chain, Rule())

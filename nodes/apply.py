@@ -2,9 +2,16 @@
 
 from comfy_api.latest import io
 
-from ..cnet_core.control.timing import Timing
 from . import conditioning
-from .inputs import conditioning_inputs, conditioning_outputs, control_inputs, timing_inputs, vae_input
+from .inputs import (
+    conditioning_inputs,
+    conditioning_outputs,
+    control_inputs,
+    timing_inputs,
+    vae_input,
+    weighting,
+    weighting_inputs,
+)
 
 
 class ApplyControlNet(io.ComfyNode):
@@ -19,17 +26,21 @@ class ApplyControlNet(io.ComfyNode):
                 "another rule, use Control Unit and Merge Controls."
             ),
             search_aliases=["controlnet apply", "use controlnet", "apply control"],
-            inputs=[*conditioning_inputs(), *control_inputs(), *timing_inputs(), vae_input()],
+            inputs=[
+                *conditioning_inputs(),
+                *control_inputs(),
+                *timing_inputs(),
+                vae_input(),
+                *weighting_inputs(),
+            ],
             outputs=conditioning_outputs(),
         )
 
     @classmethod
-    def execute(
-        cls, positive, negative, control_net, image, strength, start_percent, end_percent, vae=None
-    ) -> io.NodeOutput:
-        timing = Timing(strength, start_percent, end_percent)
+    def execute(cls, positive, negative, control_net, image, vae=None, **weights) -> io.NodeOutput:
+        wanted = weighting(**weights)
         conditioning.check_conditioning(control_net, positive + negative)
-        control = conditioning.with_hint(control_net, image, timing, vae)
-        if timing.absent:
+        control = conditioning.with_hint(control_net, image, wanted, vae)
+        if wanted.absent:
             return io.NodeOutput(positive, negative)
         return io.NodeOutput(*conditioning.attach(control, positive, negative))

@@ -4,16 +4,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ..cnet_core.control.timing import Timing
+from ..cnet_core.control.weighting import Weighting
 from ..cnet_core.errors import BaseMismatchError, HintError
-from .host import Control
+from .host import Control, HostControl, Steered
 
 
 def check_conditioning(control: Any, conditioning: list) -> None:
     """Raise BaseMismatchError if the prompt was encoded for another base model than the control's."""
-    if not isinstance(control, Control):
+    config = getattr(control.network.net, "config", None) if isinstance(control, Control) else None
+    if config is None or config.context_dim == 0:
         return
-    config = control.network.net.config
     for tokens, _ in conditioning:
         if tokens is not None and tokens.shape[-1] != config.context_dim:
             raise BaseMismatchError(
@@ -23,14 +23,20 @@ def check_conditioning(control: Any, conditioning: list) -> None:
             )
 
 
-def with_hint(control_net: Any, image: Tensor, timing: Timing, vae: Any = None) -> Any:
-    """A copy of a CONTROL_NET that holds this hint IMAGE [B,H,W,C]."""
+def with_hint(control_net: Any, image: Tensor, weighting: Weighting, vae: Any = None) -> Steered:
+    """A copy of a CONTROL_NET, ours or the host's, that holds this hint IMAGE [B,H,W,C] and these weights."""
     if getattr(control_net, "latent_format", None) is not None and vae is None:
         raise HintError(
             "this ControlNet reads its hint as a latent; connect the base model's VAE to the vae input."
         )
+    control = control_net.copy()
+    if not isinstance(control, Steered):
+        control = HostControl(control)
+    timing = weighting.timing
     span = (timing.start_percent, timing.end_percent)
-    return control_net.copy().set_cond_hint(image.movedim(-1, 1), timing.strength, span, vae=vae)
+    control.set_cond_hint(image.movedim(-1, 1), timing.strength, span, vae=vae)
+    control.weighting = weighting
+    return control
 
 
 def attach(control: Any, positive: list, negative: list) -> tuple[list, list]:

@@ -1,6 +1,18 @@
 """Inputs that several nodes share, so that they look and read the same everywhere."""
 
+from typing import Any
+
 from comfy_api.latest import io
+
+from ..cnet_core.control.blocks import BlockWeights
+from ..cnet_core.control.mask import prepare_mask
+from ..cnet_core.control.schedule import Schedule
+from ..cnet_core.control.timing import Timing
+from ..cnet_core.control.weighting import BALANCES, Weighting
+from ..cnet_core.errors import ControlError
+
+ScheduleType = io.Custom("CNET_SCHEDULE")
+BlocksType = io.Custom("CNET_BLOCKS")
 
 
 def conditioning_inputs() -> list[io.Input]:
@@ -78,3 +90,94 @@ def vae_input() -> io.Input:
             "Only for ControlNets that read their hint as a latent (Flux, SD3, ...): the base model's VAE."
         ),
     )
+
+
+def weighting_inputs() -> list[io.Input]:
+    """What `weighting` makes a Weighting of, beside strength and range: all optional."""
+    return [
+        ScheduleType.Input(
+            "schedule",
+            optional=True,
+            tooltip="How the strength changes over sampling or over a batch, from a Schedule node.",
+        ),
+        BlocksType.Input(
+            "blocks", optional=True, tooltip="How strongly each block is steered, from Block Weights."
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip=(
+                "Where the control acts: white fully, black not at all. It is fitted to the picture as the "
+                "hint is; one mask for all pictures of a batch, or one for each."
+            ),
+        ),
+        io.Float.Input(
+            "feather",
+            default=0.0,
+            min=0.0,
+            max=512.0,
+            step=1.0,
+            optional=True,
+            advanced=True,
+            tooltip="Softens the mask's edges, this many pixels of the mask to either side.",
+        ),
+        io.Combo.Input(
+            "balance",
+            options=list(BALANCES),
+            default="balanced",
+            optional=True,
+            advanced=True,
+            tooltip=(
+                "balanced: as trained. prompt first: details follow the prompt. control first: the hint "
+                "counts more than the prompt, at half the cost. promptless: the hint alone tells what to "
+                "draw (guess mode); leave the prompt empty."
+            ),
+        ),
+        io.Float.Input(
+            "cond_gain",
+            default=1.0,
+            min=0.0,
+            max=10.0,
+            step=0.01,
+            optional=True,
+            advanced=True,
+            tooltip="A factor on the strength for the prompt's side.",
+        ),
+        io.Float.Input(
+            "uncond_gain",
+            default=1.0,
+            min=0.0,
+            max=10.0,
+            step=0.01,
+            optional=True,
+            advanced=True,
+            tooltip="A factor on the strength for the negative prompt's side; 0 saves half of the cost.",
+        ),
+    ]
+
+
+def weighting(
+    strength: float,
+    start_percent: float,
+    end_percent: float,
+    schedule: Any = None,
+    blocks: Any = None,
+    mask: Any = None,
+    feather: float = 0.0,
+    balance: str = "balanced",
+    cond_gain: float = 1.0,
+    uncond_gain: float = 1.0,
+) -> Weighting:
+    """The weights that `timing_inputs` and `weighting_inputs` ask for. Raises ControlError."""
+    if not isinstance(schedule, Schedule | None):
+        raise ControlError("schedule is no schedule; connect the output of a Schedule node.")
+    if not isinstance(blocks, BlockWeights | None):
+        raise ControlError("blocks are no block weights; connect the output of a Block Weights node.")
+    return Weighting(
+        Timing(strength, start_percent, end_percent),
+        schedule or Schedule(),
+        blocks or BlockWeights(),
+        None if mask is None else prepare_mask(mask, feather),
+        cond_gain,
+        uncond_gain,
+    ).led_by(balance)

@@ -35,6 +35,28 @@ class LoadControlNet(io.ComfyNode):
                         "that model."
                     ),
                 ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(host.PRECISIONS),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "How the weights are kept: auto as suits the device; fp8 halves the memory of fp16 "
+                        "and costs some accuracy."
+                    ),
+                ),
+                io.Combo.Input(
+                    "global_average_pooling",
+                    options=["auto", "on", "off"],
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Steer each channel by its mean over the picture, as the shuffle ControlNet needs. "
+                        "auto: as the file's metadata says."
+                    ),
+                ),
             ],
             outputs=[
                 io.ControlNet.Output(
@@ -45,11 +67,13 @@ class LoadControlNet(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, control_net_name: str, model=None) -> str:
+    def fingerprint_inputs(cls, control_net_name: str, **settings) -> str:
         """Load again when the file was replaced."""
         status = os.stat(host.controlnet_path(control_net_name))
         return f"{status.st_mtime_ns} {status.st_size}"
 
     @classmethod
-    def execute(cls, control_net_name: str, model=None) -> io.NodeOutput:
-        return io.NodeOutput(host.load_control(control_net_name, model))
+    def execute(
+        cls, control_net_name: str, model=None, precision="auto", global_average_pooling="auto"
+    ) -> io.NodeOutput:
+        return io.NodeOutput(host.load_control(control_net_name, model, precision, global_average_pooling))

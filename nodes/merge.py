@@ -1,25 +1,61 @@
 """Combine several ControlNets by a rule."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from comfy_api.latest import io
 
-from ..cnet_core.control.merge import MODES
-from ..cnet_core.control.timing import Timing
+from ..cnet_core.control.merge import Rule
 from ..cnet_core.errors import ControlError
 from . import conditioning, host
-from .inputs import conditioning_inputs, conditioning_outputs, control_inputs, timing_inputs, vae_input
+from .inputs import (
+    conditioning_inputs,
+    conditioning_outputs,
+    control_inputs,
+    timing_inputs,
+    vae_input,
+    weighting,
+    weighting_inputs,
+)
 
 UnitType = io.Custom("CNET_UNIT")
 
 
+MODE_DESCRIPTIONS = {
+    "sum": "add the controls up, as in the paper.",
+    "average": "add them up and divide by the strengths that are present, so that these only weigh the "
+    "controls against each other.",
+    "normalised": "add them up, but no louder than the loudest of them.",
+    "strongest": "at each place the control that says most.",
+    "priority": "in the units' order; what a later control says against an earlier one is left out.",
+    "regions": "each in its own mask; where masks overlap they share the place.",
+}
+
+
+def _mode_inputs(mode: str) -> list[io.Input]:
+    if mode != "strongest":
+        return []
+    return [
+        io.Float.Input(
+            "softness",
+            default=0.2,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="0: only the strongest control speaks at a place; 1: all, as loud as they are.",
+        )
+    ]
+
+
 @dataclass(frozen=True)
 class Unit:
-    """What travels on a CNET_UNIT socket: a CONTROL_NET that holds its hint, and when it acts."""
+    """What travels on a CNET_UNIT socket: a control that holds its hint and its weights, on or off."""
 
-    control: Any
-    timing: Timing
+    control: host.Steered
+    enabled: bool = True
+
+    @property
+    def absent(self) -> bool:
+        return not self.enabled or self.control.weighting.absent
 
 
 class ControlUnit(io.ComfyNode):
@@ -31,14 +67,26 @@ class ControlUnit(io.ComfyNode):
             category="cnet/merge",
             description="One ControlNet with its hint, strength and range, for Merge Controls.",
             search_aliases=["controlnet unit", "control stack", "multi controlnet"],
-            inputs=[*control_inputs(), *timing_inputs(), vae_input()],
+            inputs=[
+                *control_inputs(),
+                *timing_inputs(),
+                vae_input(),
+                *weighting_inputs(),
+                io.Boolean.Input(
+                    "enabled",
+                    default=True,
+                    optional=True,
+                    tooltip="Off: the merge leaves this control out, at no cost.",
+                ),
+            ],
             outputs=[UnitType.Output(display_name="unit", tooltip="For Merge Controls.")],
         )
 
     @classmethod
-    def execute(cls, control_net, image, strength, start_percent, end_percent, vae=None) -> io.NodeOutput:
-        timing = Timing(strength, start_percent, end_percent)
-        return io.NodeOutput(Unit(conditioning.with_hint(control_net, image, timing, vae), timing))
+    def execute(cls, control_net, image, vae=None, enabled=True, **weights) -> io.NodeOutput:
+        return io.NodeOutput(
+            Unit(conditioning.with_hint(control_net, image, weighting(**weights), vae), enabled)
+        )
 
 
 class MergeControls(io.ComfyNode):
@@ -65,27 +113,23 @@ class MergeControls(io.ComfyNode):
                     ),
                     tooltip="The controls to combine.",
                 ),
-                io.Combo.Input(
+                io.DynamicCombo.Input(
                     "mode",
-                    options=list(MODES),
-                    default="sum",
-                    tooltip=(
-                        "sum: add the controls up, as in the paper. average: add them up and divide by the "
-                        "strengths that are present, so that strengths only weigh the controls against each "
-                        "other."
-                    ),
+                    options=[io.DynamicCombo.Option(mode, _mode_inputs(mode)) for mode in MODE_DESCRIPTIONS],
+                    tooltip=" ".join(f"{mode}: {text}" for mode, text in MODE_DESCRIPTIONS.items()),
                 ),
             ],
             outputs=conditioning_outputs(),
         )
 
     @classmethod
-    def execute(cls, positive, negative, units: dict[str, Unit], mode: str) -> io.NodeOutput:
+    def execute(cls, positive, negative, units: dict[str, Unit], mode: dict) -> io.NodeOutput:
+        rule = Rule(mode["mode"], mode.get("softness", 0.0))
         for slot, unit in units.items():
             if not isinstance(unit, Unit):
                 raise ControlError(f"{slot} is no control unit; connect the output of a Control Unit node.")
             conditioning.check_conditioning(unit.control, positive + negative)
-        controls = [unit.control for unit in units.values() if not unit.timing.absent]
+        controls = [unit.control for unit in units.values() if not unit.absent]
         if not controls:
             return io.NodeOutput(positive, negative)
-        return io.NodeOutput(*conditioning.attach(host.MergedControl(controls, mode), positive, negative))
+        return io.NodeOutput(*conditioning.attach(host.MergedControl(controls, rule), positive, negative))

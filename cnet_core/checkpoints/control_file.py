@@ -13,7 +13,7 @@ from ..errors import CheckpointError
 from ..networks.blocks import Attention, sdpa
 from ..networks.config import UNetConfig
 from ..networks.controlnet import ControlNet
-from .bases import base_name
+from .bases import base_name, check_base
 from .family import Family
 from .shapes import MissingTensorError, controlnet_config, global_average_pooling
 
@@ -56,6 +56,10 @@ class ControlFile:
     def label(self) -> str:
         """One line for people: family, base model, precision and size."""
         return f"{self.family.name} for {base_name(self.config)}, {size_label(self.tensors)}"
+
+    def check_base(self, base: UNetConfig, name: str) -> None:
+        """Raise BaseMismatchError, naming both, if the network was made for another base."""
+        check_base(self.config, base, name)
 
     def build(
         self,

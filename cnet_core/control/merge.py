@@ -1,51 +1,182 @@
 """How several controls' residuals become one.
 
-Every mode works block by block on tensors of one shape, each with its control's present strength; the tensors
-are already multiplied by it. Laws: one control at strength 1 comes out bit for bit unchanged; sum and average
-depend on the order of the controls only by rounding.
+Every mode works block by block on parts of one shape. Laws: one control at strength 1 comes out bit for bit
+unchanged in every mode; sum, average, normalised and strongest depend on the order of the controls only by
+rounding; a part of weight 0 counts as absent.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from ..errors import ControlError
 
-Weighted = tuple[Tensor, float]
+
+@dataclass(frozen=True)
+class Part:
+    """What one control says at one block.
+
+    residual: [B,C,H,W], or [B,N,C] of a transformer; as the network gave it, never changed.
+    weight: a number, or a tensor with one per row; mask: 0..1 over space. Both broadcast to the residual.
+    """
+
+    residual: Tensor = field(repr=False)
+    weight: float | Tensor = 1.0
+    mask: Tensor | None = None
+
+    @cached_property
+    def value(self) -> Tensor:
+        """The weighted residual; the residual itself at weight 1 without a mask."""
+        value = self.residual
+        if isinstance(self.weight, Tensor) or self.weight != 1:
+            value = value * self.weight
+        return value if self.mask is None else value * self.mask
+
+    @property
+    def presence(self) -> float | Tensor:
+        """The weight at each place."""
+        return self.weight if self.mask is None else self.weight * self.mask
 
 
-def _sum(parts: Sequence[Weighted]) -> Tensor:
+def _channels(value: Tensor) -> int:
+    """The dimension of the channels: the last of tokens, the second of maps."""
+    return -1 if value.ndim == 3 else 1
+
+
+def _sum(parts: Sequence[Part]) -> Tensor:
     """Direct addition, as in the paper (arXiv 2302.05543, section 3.4: no extra weighting)."""
-    total = parts[0][0]
-    for tensor, _ in parts[1:]:
-        total = total + tensor
+    total = parts[0].value
+    for part in parts[1:]:
+        total = total + part.value
     return total
 
 
-def _average(parts: Sequence[Weighted]) -> Tensor:
-    """The sum over the strengths that are present: strengths only weigh the controls against each other."""
-    weight = sum(strength for _, strength in parts)
+def _average(parts: Sequence[Part]) -> Tensor:
+    """The sum over the weights present at each place: they only weigh the controls against each other."""
+    weight = parts[0].presence
+    for part in parts[1:]:
+        weight = weight + part.presence
     total = _sum(parts)
+    if isinstance(weight, Tensor):
+        # Where no control is present the sum is 0, and stays so.
+        return total / torch.where(weight > 0, weight, 1.0)
     return total if weight == 1 else total / weight
 
 
-MODES: dict[str, Callable[[Sequence[Weighted]], Tensor]] = {"sum": _sum, "average": _average}
+def _normalised(parts: Sequence[Part]) -> Tensor:
+    """The sum, scaled down so that its root mean square is at most that of the strongest contributor."""
+    if len(parts) == 1:
+        return parts[0].value
+    total = _sum(parts)
+    limit = torch.stack([_size(part.value) for part in parts]).amax(0)
+    size = _size(total)
+    # Never 0 / 0: where the sum vanishes, there is nothing to scale.
+    scale = torch.where(size > limit, limit / size.clamp_min(torch.finfo(size.dtype).tiny), 1.0)
+    return total * scale.to(total.dtype)
 
 
-def merge(parts: Sequence[Weighted], mode: str) -> Tensor:
-    """One residual from those of several controls at one block.
+def _size(value: Tensor) -> Tensor:
+    """Root mean square of each row, in fp32, shaped to broadcast."""
+    return value.float().pow(2).mean(dim=tuple(range(1, value.ndim)), keepdim=True).sqrt()
 
-    parts: (residual already multiplied by its strength, that strength > 0) of every active control, at least
-    one; mode: a key of MODES. No tensor is changed; with one control the result may be that control's own
-    tensor.
-    Raises ControlError for an unknown mode and for residuals of different shapes.
+
+def _strongest(parts: Sequence[Part], softness: float) -> Tensor:
+    """At each place the contributor of the largest channel norm; with softness s in shares ~ norm^(1/s)."""
+    if len(parts) == 1:
+        return parts[0].value
+    channels = _channels(parts[0].value)
+    norms = torch.stack([part.value.float().norm(dim=channels, keepdim=True) for part in parts])
+    relative = norms / norms.amax(0).clamp_min(torch.finfo(norms.dtype).tiny)
+    shares = relative.pow(1 / softness) if softness > 0 else (relative >= 1).float()
+    shares = shares / shares.sum(0).clamp_min(torch.finfo(norms.dtype).tiny)
+    return _sum(
+        [Part(part.value, share.to(part.value.dtype)) for part, share in zip(parts, shares, strict=True)]
+    )
+
+
+def _priority(parts: Sequence[Part]) -> Tensor:
+    """In order; from each later control the component that opposes an earlier one is taken away, then added.
+
+    Only a negative projection is removed, at each place by itself: nothing that a later control says cancels
+    an earlier one. Against several earlier ones the projections are repeated, because taking away one
+    opposition may bring back another (cyclic projection onto half-spaces).
     """
-    if mode not in MODES:
-        raise ControlError(f"merge mode {mode!r} is unknown; choose one of {', '.join(MODES)}.")
-    shapes = {tuple(tensor.shape) for tensor, _ in parts}
+    earlier: list[Tensor] = []
+    for part in parts:
+        value = part.value
+        for _ in range(1 if len(earlier) < 2 else 8):
+            for other in earlier:
+                value = _without_opposition(value, other)
+        earlier.append(value)
+    total = earlier[0]
+    for value in earlier[1:]:
+        total = total + value
+    return total
+
+
+def _without_opposition(value: Tensor, other: Tensor) -> Tensor:
+    channels = _channels(value)
+    wide, against = value.float(), other.float()
+    along = (wide * against).sum(channels, keepdim=True).clamp_max(0.0)
+    square = against.pow(2).sum(channels, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    return (wide - against * (along / square)).to(value.dtype)
+
+
+def _regions(parts: Sequence[Part]) -> Tensor:
+    """Masks as a partition of unity: where they overlap, each is divided by their sum.
+
+    Where they do not add up to one, what is missing belongs to the picture without control, so that soft
+    edges towards it stay soft.
+    """
+    if len(parts) == 1:
+        return parts[0].value
+    masks = [torch.ones((), device=p.residual.device) if p.mask is None else p.mask for p in parts]
+    covered = sum(masks[1:], start=masks[0]).clamp_min(1.0)
+    return _sum([Part(p.residual, p.weight, mask / covered) for p, mask in zip(parts, masks, strict=True)])
+
+
+MODES: dict[str, Callable[..., Tensor]] = {
+    "sum": _sum,
+    "average": _average,
+    "normalised": _normalised,
+    "strongest": _strongest,
+    "priority": _priority,
+    "regions": _regions,
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A merge mode, and how soft `strongest` chooses: 0 only the strongest, 1 in proportion to the norms.
+
+    Raises ControlError for an unknown mode and for a softness outside 0..1.
+    """
+
+    mode: str = "sum"
+    softness: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ControlError(f"merge mode {self.mode!r} is unknown; choose one of {', '.join(MODES)}.")
+        if not 0 <= self.softness <= 1:
+            raise ControlError(f"softness is {self.softness}; expected 0 (only the strongest) to 1.")
+
+
+def merge(parts: Sequence[Part], rule: Rule = Rule()) -> Tensor:
+    """One residual from those of several controls at one block, in order.
+
+    parts: at least one. No tensor is changed; with one control the result may be that control's own tensor.
+    Raises ControlError for residuals of different shapes.
+    """
+    shapes = {tuple(part.residual.shape) for part in parts}
     if len(shapes) > 1:
         raise ControlError(
             f"these controls cannot be merged: at one block their residuals have the shapes "
             f"{sorted(shapes)}. Merge only controls made for the same base model."
         )
-    return MODES[mode](parts)
+    if rule.mode == "strongest":
+        return _strongest(parts, rule.softness)
+    return MODES[rule.mode](parts)

@@ -1,6 +1,6 @@
 """What a control network says to a UNet at one step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,19 +27,22 @@ class Residuals:
         yield from self.down
         yield self.mid
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Residuals":
+        """The same places with each tensor changed."""
+
+        def changed(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else change(tensor)
+
+        return Residuals(
+            [changed(tensor) for tensor in self.down],
+            changed(self.mid),
+            [changed(tensor) for tensor in self.encoder],
+        )
+
 
 def pooled(residuals: Residuals) -> Residuals:
-    """Each block replaced by its mean over the image, in the same shape (a view: do not write to it).
+    """Global average pooling: each channel's mean over space, everywhere (the release's shuffle ControlNet).
 
-    Global average pooling, as the original release runs its shuffle ControlNet: the hint says what is in the
-    picture, not where.
+    The results are expanded views, without memory of their own.
     """
-    return Residuals(
-        [_mean(block) for block in residuals.down],
-        _mean(residuals.mid),
-        [_mean(block) for block in residuals.encoder],
-    )
-
-
-def _mean(block: Tensor | None) -> Tensor | None:
-    return None if block is None else block.mean(dim=(2, 3), keepdim=True).expand_as(block)
+    return residuals.each(lambda t: t.mean(dim=(2, 3), keepdim=True).expand_as(t))

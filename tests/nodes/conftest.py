@@ -136,9 +136,9 @@ def unit(call) -> Callable[..., Any]:
 
 @pytest.fixture
 def merge(call) -> Callable[..., dict[str, list]]:
-    def merge(prompts: dict[str, list], *units: Any, mode: str = "sum") -> dict[str, list]:
+    def merge(prompts: dict[str, list], *units: Any, mode: str = "sum", **options: float) -> dict[str, list]:
         slots = {f"unit{i}": unit for i, unit in enumerate(units)}
-        out = call("CNetMerge", **prompts, units=slots, mode=mode)
+        out = call("CNetMerge", **prompts, units=slots, mode={"mode": mode, **options})
         return dict(zip(("positive", "negative"), out, strict=True))
 
     return merge

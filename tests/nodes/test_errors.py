@@ -65,7 +65,7 @@ def test_a_range_the_wrong_way_round_is_refused_even_at_strength_0(prompts, load
 
 def test_something_else_on_a_unit_slot_is_named(prompts, call):
     with pytest.raises(ValueError, match="unit3 is no control unit"):
-        call("CNetMerge", **prompts, units={"unit3": "hello"}, mode="sum")
+        call("CNetMerge", **prompts, units={"unit3": "hello"}, mode={"mode": "sum"})
 
 
 def test_a_control_without_a_hint_is_told_to_be_applied(prompts, draw, load):

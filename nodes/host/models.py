@@ -1,0 +1,190 @@
+"""Networks in the host's keeping: their precision, their devices, and the MODEL of the mini checkpoints."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from torch import Tensor
+
+from ...cnet_core.errors import BaseMismatchError
+from ...cnet_core.networks.config import UNetConfig
+
+Net = TypeVar("Net", bound=torch.nn.Module)
+
+# Wraps a network so that the host loads, offloads and counts it. Older hosts have one class for all.
+Patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+
+# How weights may be kept; "auto" leaves it to the host, by device.
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "auto": None,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8": torch.float8_e4m3fn,
+}
+
+
+class LoadedNetwork:
+    """A control network in the host's keeping, shared by all controls that use it; keeps nothing of a run."""
+
+    def __init__(
+        self,
+        net: Any,
+        dtype: torch.dtype,
+        label: str,
+        check_base: Callable[[UNetConfig], None],
+        device: torch.device | None = None,
+    ):
+        self.net = net
+        # The dtype of the arithmetic; the host's layers cast the weights to it.
+        self.dtype = dtype
+        self.label = label
+        # Raises BaseMismatchError if the network was made for another base.
+        self.check_base = check_base
+        self.load_device = device or comfy.model_management.get_torch_device()
+        self.patcher = Patcher(
+            net, load_device=self.load_device, offload_device=comfy.model_management.unet_offload_device()
+        )
+
+    def on(self, device: torch.device) -> "LoadedNetwork":
+        """A copy for another device."""
+        return LoadedNetwork(copy.deepcopy(self.net), self.dtype, self.label, self.check_base, device)
+
+
+def place_of_work(file_dtype: torch.dtype, precision: str = "auto") -> tuple[torch.dtype, torch.dtype, Any]:
+    """(dtype of the weights, dtype of the arithmetic, layers) by which the host runs such a file.
+
+    precision: a key of PRECISIONS.
+    """
+    management = comfy.model_management
+    supported = [torch.float16, torch.bfloat16, torch.float32]
+    weights = PRECISIONS[precision]
+    if weights is None:
+        weights = management.unet_dtype(supported_dtypes=supported, weight_dtype=file_dtype)
+    cast = management.unet_manual_cast(weights, management.get_torch_device(), supported)
+    return weights, cast or weights, comfy.ops.pick_operations(weights, cast)
+
+
+def base_config(model: Any) -> UNetConfig:
+    """The sizes of the UNet that a host model holds. Raises BaseMismatchError if it holds no such UNet."""
+    config: Mapping[str, Any] = model.model_config.unet_config
+    if "channel_mult" not in config or "model_channels" not in config:
+        kind = type(model).__name__
+        raise BaseMismatchError(
+            f"this ControlNet was made for a Stable Diffusion UNet (SD1.5, SD2.x, SDXL), and the model is "
+            f"{kind}, which has none. Use a ControlNet made for this model, or a checkpoint that this "
+            "ControlNet fits."
+        )
+    levels = len(config["channel_mult"])
+    blocks = config["num_res_blocks"]
+    blocks = [blocks] * levels if isinstance(blocks, int) else list(blocks)
+    depths = list(config.get("transformer_depth") or [0] * sum(blocks))
+    starts = [sum(blocks[:level]) for level in range(levels)]
+    return UNetConfig(
+        model_channels=config["model_channels"],
+        channel_mult=tuple(config["channel_mult"]),
+        num_res_blocks=tuple(blocks),
+        transformer_depth=tuple(depths[start] for start in starts),
+        transformer_depth_middle=config.get("transformer_depth_middle") or 0,
+        context_dim=config.get("context_dim") or 0,
+        # A control network brings its own number of heads; the base is only compared by its sizes.
+        num_head_channels=64,
+        use_linear_in_transformer=bool(config.get("use_linear_in_transformer")),
+        adm_in_channels=config.get("adm_in_channels"),
+        in_channels=config.get("in_channels", 4),
+    )
+
+
+def diffusion_model(
+    config: UNetConfig, tensors: Mapping[str, Tensor], scale: float, preview: list[list[float]]
+) -> Any:
+    """A MODEL of the host's own UNet class that predicts v, from LDM weights of any width.
+
+    scale: factor from the autoencoder's latents to the UNet's; preview: RGB per latent channel, for previews.
+    """
+    import comfy.latent_formats
+    import comfy.model_base
+    import comfy.supported_models_base
+
+    weights, work, operations = place_of_work(torch.float16)
+
+    class Layers(operations):  # type: ignore[misc, valid-type]
+        """The host's layers, with as many normalisation groups as the configuration says."""
+
+        class GroupNorm(operations.GroupNorm):  # type: ignore[name-defined]
+            def __init__(self, num_groups: int, *args: Any, **options: Any):
+                super().__init__(config.norm_groups, *args, **options)
+
+    class MiniLatent(comfy.latent_formats.LatentFormat):
+        scale_factor = scale
+        latent_rgb_factors = preview
+
+    class Config(comfy.supported_models_base.BASE):
+        unet_extra_config = {"num_heads": -1, "num_head_channels": config.num_head_channels}
+        latent_format = MiniLatent
+        memory_usage_factor = 0.2
+
+    depths = [
+        d for d, n in zip(config.transformer_depth, config.num_res_blocks, strict=True) for _ in range(n)
+    ]
+    ups = [
+        d for d, n in zip(config.transformer_depth, config.num_res_blocks, strict=True) for _ in range(n + 1)
+    ]
+    host_config = Config(
+        {
+            "image_size": 32,
+            "in_channels": config.in_channels,
+            "out_channels": config.out_channels,
+            "model_channels": config.model_channels,
+            "num_res_blocks": list(config.num_res_blocks),
+            "channel_mult": list(config.channel_mult),
+            "transformer_depth": depths,
+            "transformer_depth_output": ups,
+            "transformer_depth_middle": config.transformer_depth_middle,
+            "context_dim": config.context_dim,
+            "use_spatial_transformer": True,
+            "use_linear_in_transformer": config.use_linear_in_transformer,
+            "adm_in_channels": config.adm_in_channels,
+            "legacy": False,
+        }
+    )
+    host_config.set_inference_dtype(weights, None if work == weights else work)
+    host_config.custom_operations = Layers
+    offload = comfy.model_management.unet_offload_device()
+    model = comfy.model_base.BaseModel(
+        host_config, model_type=comfy.model_base.ModelType.V_PREDICTION, device=offload
+    )
+    model.load_model_weights(dict(tensors), "")
+    return Patcher(model, load_device=comfy.model_management.get_torch_device(), offload_device=offload)
+
+
+class Resident(Generic[Net]):
+    """A small network of ours (autoencoder, text encoder) in the host's keeping, run in fp32."""
+
+    def __init__(self, net: Net, load_device: torch.device, offload_device: torch.device):
+        self.net, self.load_device = net, load_device
+        self.patcher = Patcher(net, load_device=load_device, offload_device=offload_device)
+
+    @classmethod
+    def vae(cls, net: Net) -> "Resident[Net]":
+        management = comfy.model_management
+        return cls(net, management.vae_device(), management.vae_offload_device())
+
+    @classmethod
+    def text(cls, net: Net) -> "Resident[Net]":
+        management = comfy.model_management
+        return cls(net, management.text_encoder_device(), management.text_encoder_offload_device())
+
+    def ready(self) -> Net:
+        """The network, loaded on its device."""
+        comfy.model_management.load_models_gpu([self.patcher])
+        return self.net
+
+
+def result_device() -> torch.device:
+    """Where nodes leave their results."""
+    return comfy.model_management.intermediate_device()

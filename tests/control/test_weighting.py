@@ -1,0 +1,195 @@
+"""What weighs a control: blocks, masks, sides, frames, and when it counts as absent."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnet_core.control.blocks import PRESETS, BlockWeights
+from cnet_core.control.mask import fit_mask, prepare_mask, token_grid
+from cnet_core.control.schedule import Keyframe, Keyframes, Schedule
+from cnet_core.control.timing import Timing
+from cnet_core.control.weighting import BALANCES, Weighting
+from cnet_core.errors import ControlError
+
+COND, UNCOND = 0, 1
+
+
+def no_mask(_residual):
+    return None
+
+
+def blocks_of(*shapes):
+    return [None if shape is None else torch.ones(shape) for shape in shapes]
+
+
+# Blocks
+
+
+def test_soft_weights_are_the_releases_balance():
+    assert BlockWeights("soft").of(13) == [0.825 ** (12 - i) for i in range(13)]
+
+
+@pytest.mark.parametrize("count", [1, 4, 10, 13, 38])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_give_each_block_a_weight_of_at_most_1(preset, count):
+    weights = BlockWeights(preset).of(count)
+    assert len(weights) == count
+    assert all(0 <= weight <= 1 for weight in weights)
+
+
+def test_structure_rises_with_depth_and_detail_falls():
+    assert BlockWeights("structure first").of(5) == sorted(BlockWeights("structure first").of(5))
+    assert BlockWeights("detail first").of(5) == BlockWeights("structure first").of(5)[::-1]
+
+
+@given(values=st.lists(st.floats(0, 5), min_size=1, max_size=20), count=st.integers(1, 40))
+def test_own_weights_are_stretched_over_the_blocks_within_their_range(values, count):
+    weights = BlockWeights(values=tuple(values)).of(count)
+    assert len(weights) == count
+    assert all(min(values) - 1e-9 <= weight <= max(values) + 1e-9 for weight in weights)
+    if count == len(values):
+        assert weights == values
+
+
+def test_block_weights_multiply():
+    both = BlockWeights(values=(1.0, 2.0, 3.0)) * BlockWeights("soft")
+    assert both.of(3) == [0.825**2, 2 * 0.825, 3.0]
+
+
+@pytest.mark.parametrize("wrong", [{"preset": "loud"}, {"values": (1.0, -1.0)}, {"values": (float("inf"),)}])
+def test_wrong_block_weights_are_refused(wrong):
+    with pytest.raises(ControlError):
+        BlockWeights(**wrong)
+
+
+# Masks
+
+
+def test_a_mask_is_fitted_by_area():
+    mask = torch.zeros(1, 4, 4)
+    mask[:, :, :1] = 1
+    assert fit_mask(mask, 2, 2).tolist() == [[[0.5, 0.0], [0.5, 0.0]]]
+
+
+def test_a_mask_is_cut_from_the_centre_as_hints_are():
+    mask = torch.zeros(1, 4, 12)
+    mask[..., 4:8] = 1
+    assert fit_mask(mask, 2, 2).min() == 1
+    assert fit_mask(mask.mT, 2, 2).min() == 1
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), h=st.integers(1, 12), w=st.integers(1, 12))
+def test_a_full_mask_stays_full_and_an_empty_one_empty_at_any_size(height, width, h, w):
+    for value in (0.0, 1.0):
+        fitted = fit_mask(torch.full((2, height, width), value), h, w)
+        assert fitted.shape == (2, h, w)
+        assert (fitted == value).all()
+
+
+def test_feathering_makes_a_ramp_around_the_edge_and_keeps_the_rest():
+    mask = torch.zeros(1, 40, 60)
+    mask[..., 30:] = 1
+    soft = prepare_mask(mask, 8.0)[0]
+    assert (soft[:, :21] == 0).all() and torch.allclose(soft[:, 39:], torch.ones(()))
+    assert (soft.diff(dim=1) >= -1e-6).all()
+    assert 0.3 < float(soft[20, 29]) < 0.7
+    assert torch.equal(prepare_mask(mask, 0.0), mask)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 5, 7), (3, 1, 5, 7)])
+def test_masks_come_in_several_shapes(shape):
+    assert prepare_mask(torch.rand(shape)).shape == (1 if len(shape) == 2 else 3, 5, 7)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(2, 3, 5, 7), r"shape \(2, 3, 5, 7\)"),
+        (torch.zeros(0, 5, 7), "shape"),
+        (torch.full((1, 5, 7), float("nan")), "not finite"),
+    ],
+)
+def test_wrong_masks_are_refused(mask, message):
+    with pytest.raises(ControlError, match=message):
+        prepare_mask(mask)
+
+
+def test_tokens_are_laid_out_as_square_patches():
+    assert token_grid(16 * 24, 32, 48) == (16, 24)
+    assert token_grid(17 * 24, 33, 48) == (17, 24)
+    with pytest.raises(ControlError, match="100 tokens"):
+        token_grid(100, 32, 48)
+
+
+# Rows and weighing
+
+
+def test_rows_are_sides_times_frames():
+    weighting = Weighting(Timing(2.0), Schedule(over_frames=(1.0, 0.5)), cond_gain=1.0, uncond_gain=0.25)
+    assert weighting.rows(2.0, [UNCOND, COND], [0, 1]) == [0.5, 0.25, 2.0, 1.0]
+
+
+def test_blocks_are_counted_without_the_empty_places():
+    weighting = Weighting(blocks=BlockWeights(values=(1.0, 2.0, 0.0)))
+    parts = weighting.weigh(blocks_of(None, (1, 2, 3, 3), (1, 2, 3, 3), None, (1, 2, 1, 1)), [1.0], no_mask)
+    assert [part and part.weight for part in parts] == [None, 1.0, 2.0, None, None]
+
+
+def test_full_strength_leaves_the_residual_itself():
+    residual = torch.randn(2, 3, 4, 4)
+    (part,) = Weighting().weigh([residual], [1.0, 1.0], no_mask)
+    assert part.value is residual
+
+
+def test_rows_of_different_strength_are_weighed_each():
+    (part,) = Weighting().weigh(blocks_of((2, 3, 4, 4)), [0.5, 0.0], no_mask)
+    assert part.value[0].unique().tolist() == [0.5] and not part.value[1].any()
+
+
+# Absence
+
+
+def fading(*strengths):
+    points = [Keyframe(i / max(1, len(strengths) - 1), s) for i, s in enumerate(strengths)]
+    return Schedule(Keyframes(tuple(points)))
+
+
+@pytest.mark.parametrize(
+    "weighting",
+    [
+        Weighting(Timing(0.0)),
+        Weighting(cond_gain=0.0, uncond_gain=0.0),
+        Weighting(mask=torch.zeros(1, 4, 4)),
+        Weighting(schedule=Schedule(over_frames=(0.0, 0.0))),
+        Weighting(schedule=fading(0.0, 0.0)),
+        Weighting(Timing(1.0, 0.6, 1.0), fading(1.0, 0.0, 0.0)),
+    ],
+    ids=["strength", "gains", "mask", "frames", "schedule", "schedule in range"],
+)
+def test_what_never_says_anything_is_absent(weighting):
+    assert weighting.absent
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_no_balance_makes_a_control_absent(balance):
+    assert not Weighting().led_by(balance).absent
+
+
+def test_the_promptless_balance_is_soft_weights_on_the_prompts_side_only():
+    weighting = Weighting().led_by("promptless")
+    assert weighting.rows(1.0, [UNCOND, COND], [0]) == [0.0, 1.0]
+    assert weighting.blocks.of(13) == BlockWeights("soft").of(13)
+
+
+def test_a_balance_keeps_what_was_set_before():
+    weighting = Weighting(blocks=BlockWeights(values=(0.5,)), uncond_gain=0.5).led_by("prompt first")
+    assert weighting.blocks.of(2) == [0.5 * 0.825, 0.5] and weighting.uncond_gain == 0.5
+    with pytest.raises(ControlError, match=r"'loud'.*balanced"):
+        Weighting().led_by("loud")
+
+
+@pytest.mark.parametrize("gain", [-0.5, float("nan")])
+def test_wrong_gains_are_refused(gain):
+    with pytest.raises(ControlError, match="uncond gain"):
+        Weighting(uncond_gain=gain)
