@@ -1,6 +1,7 @@
 """An opened ControlNet file: everything but the network, which is built from it on request."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ..networks.config import UNetConfig
 from ..networks.controlnet import ControlNet
 from .bases import base_name, check_base
 from .family import Family
-from .shapes import MissingTensorError, controlnet_config
+from .shapes import MissingTensorError, controlnet_config, global_average_pooling
 
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
@@ -27,7 +28,10 @@ class ControlFile:
     """A ControlNet in a file, sizes known, weights still on disk.
 
     tensors: by LDM name without prefix. needs_base: the weights are differences to a base UNet's, which
-    `build` must then be given. name_in_file: from LDM name to the file's own, for messages.
+    `build` must then be given. name_in_file: from LDM name to the file's own, for messages. network: makes
+    the empty network, called like ControlNet. union_types: the kinds of hint that a union ControlNet takes,
+    by their names in UNION_TYPES. global_average_pooling: the file says that its residuals are to be averaged
+    over the image (see control.residuals.pooled).
     """
 
     path: Path
@@ -38,6 +42,9 @@ class ControlFile:
     tensors: Mapping[str, Tensor] = field(repr=False)
     needs_base: bool = False
     name_in_file: Callable[[str], str] = field(default=str, repr=False)
+    network: Callable[..., ControlNet] = field(default=ControlNet, repr=False)
+    union_types: tuple[str, ...] = ()
+    global_average_pooling: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,7 +77,7 @@ class ControlFile:
         """
         dtype = dtype or self.dtype
         try:
-            net = ControlNet(
+            net = self.network(
                 self.config,
                 self.hint_channels,
                 self.hint_widths,
@@ -128,8 +135,27 @@ def control_file(
     name_in_file: Callable[[str], str] = str,
 ) -> ControlFile:
     """A ControlFile of LDM-named tensors, its sizes read from their shapes."""
-    try:
+    with reading(path, family, name_in_file):
         config, hint_channels, hint_widths = controlnet_config(tensors, metadata)
+        pooling = global_average_pooling(metadata)
+    return ControlFile(
+        path,
+        family,
+        config,
+        hint_channels,
+        hint_widths,
+        tensors,
+        needs_base,
+        name_in_file,
+        global_average_pooling=pooling,
+    )
+
+
+@contextmanager
+def reading(path: Path, family: Family, name_in_file: Callable[[str], str]) -> Iterator[None]:
+    """Turn what goes wrong while sizes are read from shapes into a CheckpointError about the file."""
+    try:
+        yield
     except MissingTensorError as error:
         problem = f"it has no {name_in_file(error.name)}, which gives the size of the network"
         raise CheckpointError(
@@ -139,7 +165,6 @@ def control_file(
         raise CheckpointError(
             f"{path} is a damaged or incomplete {family.name}: {error}. Download it again."
         ) from error
-    return ControlFile(path, family, config, hint_channels, hint_widths, tensors, needs_base, name_in_file)
 
 
 def check_tensors(

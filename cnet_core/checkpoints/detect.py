@@ -11,6 +11,7 @@ from .diffusers_controlnet import open_diffusers
 from .family import Family, both, contains_any, either, has_all, has_any, starts_any
 from .ldm_controlnet import open_ldm
 from .read import StateFile
+from .union_controlnet import open_union
 
 _HOST_LOADER = "Load it with ComfyUI's own Load ControlNet Model node, and control its result like any other."
 _ADVANCED = "of the ComfyUI-Advanced-ControlNet pack takes it."
@@ -40,10 +41,12 @@ CONTROLNETS: tuple[Family, ...] = (
     Family("control_lora", "Control-LoRA", has_all("lora_controlnet"), host=True, mend=_HOST_LOADER),
     Family(
         "union",
-        "union ControlNet (several kinds of hint in one file)",
-        both(_diffusers_controlnet, has_any("control_add_embedding.linear_1.bias", "task_embedding")),
-        host=True,
-        mend=f"{_HOST_LOADER} Its kind is set with the Set Union ControlNet Type node.",
+        "union ControlNet",
+        both(
+            either(_diffusers_controlnet, _ldm_controlnet),
+            has_any("control_add_embedding.linear_1.bias", "task_embedding"),
+        ),
+        open_union,
     ),
     Family("diffusers_controlnet", "ControlNet", _diffusers_controlnet, open_diffusers),
     Family(

@@ -15,6 +15,9 @@ from ..networks.config import UNetConfig
 # groups.
 CONFIG_KEY = "cnet.config"
 
+# Where a file says that its residuals are averaged over the image (shuffle): the release's yaml calls it so.
+POOLING_KEY = "global_average_pooling"
+
 State = Mapping[str, Tensor]
 
 
@@ -39,6 +42,25 @@ def controlnet_config(
     widths = tuple(_shape(state, f"input_hint_block.{i}.weight")[0] for i in range(0, max(last, 1), 4))
     hint_channels = _shape(state, "input_hint_block.0.weight")[1]
     return _encoder_config(state, metadata), hint_channels, widths
+
+
+def union_sizes(state: State) -> tuple[int, int, int]:
+    """(types, layers, type channels) of a union ControlNet's state dict: arguments of UnionControlNet."""
+    types = _shape(state, "task_embedding")[0]
+    embedded = _shape(state, "control_add_embedding.linear_1.weight")[1]
+    if types < 1 or embedded % (2 * types):
+        raise CheckpointError(f"its {types} types do not divide the width {embedded} of their embeddings")
+    # At least one layer, so that the tensors of a missing one are reported.
+    layers = max(_count(state, "transformer_layes"), 1)
+    return types, layers, embedded // types
+
+
+def global_average_pooling(metadata: Mapping[str, str]) -> bool:
+    """Whether the file says that each residual is to be replaced by its mean over the image."""
+    written = metadata.get(POOLING_KEY, "false")
+    if written.lower() not in ("true", "false", "1", "0"):
+        raise CheckpointError(f"its {POOLING_KEY} metadata is {written!r}; expected true or false")
+    return written.lower() in ("true", "1")
 
 
 def unet_config(state: State, metadata: Mapping[str, str] | None = None) -> UNetConfig:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..control.residuals import Residuals
-from .blocks import Attention, Build, Text, run_block, sdpa
+from .blocks import Attention, Build, Inputs, Text, run_block, sdpa
 from .config import UNetConfig
 from .protocol import Features
 from .unet import Encoder, UNet
@@ -103,12 +103,15 @@ class ControlNet(Encoder):
         y: Tensor | None = None,
     ) -> Residuals:
         """Residuals for a UNet of the same configuration; arguments as in UNet.forward and encode_hint."""
-        inputs = self.embed(x, timesteps, context, y)
+        return self.residuals(x, features[0], self.embed(x, timesteps, context, y))
+
+    def residuals(self, x: Tensor, hint: Tensor, inputs: Inputs) -> Residuals:
+        """Run the copied encoder with the encoded hint, and join its states to the base's."""
         h, down = x, []
         for i, (block, zero_conv) in enumerate(zip(self.input_blocks, self.zero_convs, strict=True)):
             h = run_block(block, h, inputs)
             if i == 0:
-                h = h + features[0]
+                h = h + hint
             down.append(run_block(zero_conv, h, inputs))
         h = run_block(self.middle_block, h, inputs)
         return Residuals(down, self.middle_block_out[0](h))

@@ -21,12 +21,6 @@ from cnet_core.errors import CheckpointError
 HOST = "Load ControlNet Model"
 KEYS = {
     ("control_lora", HOST): ["lora_controlnet", "input_hint_block.0.weight", "zero_convs.0.0.weight"],
-    ("union", HOST): [
-        "controlnet_cond_embedding.conv_in.weight",
-        "control_add_embedding.linear_1.bias",
-        "task_embedding",
-        "controlnet_down_blocks.0.weight",
-    ],
     ("hunyuan_dit", HOST): ["after_proj_list.18.bias", "before_proj.weight"],
     ("flux_xlabs", HOST): ["controlnet_blocks.0.weight", "double_blocks.0.img_attn.norm.key_norm.scale"],
     ("flux_instantx", HOST): ["controlnet_blocks.0.weight", "controlnet_x_embedder.weight"],
@@ -144,7 +138,7 @@ def test_other_spellings(write, family, keys):
 
 
 def test_every_family_is_tested_and_told_apart():
-    native = {"diffusers_controlnet", "difference_controlnet", "ldm_controlnet"}
+    native = {"union", "diffusers_controlnet", "difference_controlnet", "ldm_controlnet"}
     ids = [family.id for family in FAMILIES]
     assert len(set(ids)) == len(ids)
     assert set(ids) == native | {family for family, _ in KEYS}

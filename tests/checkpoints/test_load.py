@@ -21,11 +21,13 @@ from cnet_core.checkpoints import (
     save_unet,
 )
 from cnet_core.checkpoints.convert import to_diffusers
-from cnet_core.checkpoints.shapes import CONFIG_KEY, config_metadata
+from cnet_core.checkpoints.shapes import CONFIG_KEY, POOLING_KEY, config_metadata
 from cnet_core.errors import CheckpointError
 from cnet_core.networks.blocks import sdpa
 from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.controlnet import ControlNet
+
+from .conftest import CONFIGS, WIDTHS, randomised
 
 CONFIG = UNetConfig(48, (1, 2), (1, 1), (1, 0), context_dim=24, num_heads=8)
 LAYOUTS = ["ldm", "prefixed", "diffusers"]
@@ -58,6 +60,45 @@ def test_every_layout_gives_the_network(write, controlnet, config, layout):
 def test_pickles_give_the_network(tmp_path, sd15_controlnet, layout):
     torch.save({"state_dict": in_layout(sd15_controlnet, layout)}, tmp_path / "net.pth")
     assert_same(load_controlnet(tmp_path / "net.pth"), sd15_controlnet)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 6])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_hints_of_any_number_of_channels(write, layout, channels):
+    torch.manual_seed(channels)
+    expected = randomised(ControlNet(CONFIGS["sd15"], channels, WIDTHS))
+    file = open_control(write(in_layout(expected, layout)))
+    net = file.build()
+    assert (file.hint_channels, net.hint_channels) == (channels, channels)
+    assert_same(net, expected)
+    hint = torch.rand(1, channels, 32, 32)
+    x, t, context = torch.randn(1, 4, 4, 4), torch.tensor([5.0]), torch.randn(1, 3, 24)
+    found = net(x, net.encode_hint(hint), t, context)
+    assert torch.equal(found.mid, expected(x, expected.encode_hint(hint), t, context).mid)
+    blank = net(x, net.encode_hint(torch.cat([hint[:, :-1], 1 - hint[:, -1:]], 1)), t, context)
+    assert not torch.equal(found.mid, blank.mid)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("written", "pooling"),
+    [(None, False), ("True", True), ("true", True), ("1", True), ("False", False), ("0", False)],
+)
+def test_global_average_pooling_is_read_from_the_metadata(
+    tmp_path, sd15_controlnet, layout, written, pooling
+):
+    path = tmp_path / "control_v11e_sd15_shuffle.safetensors"
+    metadata = None if written is None else {POOLING_KEY: written}
+    save_file(in_layout(sd15_controlnet, layout), path, metadata)
+    assert open_control(path).global_average_pooling is pooling
+
+
+def test_global_average_pooling_is_either_or(tmp_path, sd15_controlnet):
+    save_file(sd15_controlnet.state_dict(), tmp_path / "net.safetensors", {POOLING_KEY: "often"})
+    with pytest.raises(
+        CheckpointError, match="global_average_pooling metadata is 'often'; expected true or false"
+    ):
+        open_control(tmp_path / "net.safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
