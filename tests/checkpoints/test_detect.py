@@ -20,7 +20,6 @@ from cnet_core.errors import CheckpointError
 # Keys as the released files have them; (family, part of the mend).
 HOST = "Load ControlNet Model"
 KEYS = {
-    ("control_lora", HOST): ["lora_controlnet", "input_hint_block.0.weight", "zero_convs.0.0.weight"],
     ("union", HOST): [
         "controlnet_cond_embedding.conv_in.weight",
         "control_add_embedding.linear_1.bias",
@@ -44,10 +43,6 @@ KEYS = {
         "conv_in.bias",
         "body.0.block1.weight",
         "body.2.down_opt.op.weight",
-    ],
-    ("ctrlora", "Load CtrLoRA Model"): [
-        "control_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_layer.down.weight",
-        "control_model.zero_convs.0.0.weight",
     ],
     ("sparsectrl", "Load SparseCtrl Model"): [
         "controlnet_cond_embedding.conv_in.weight",
@@ -144,7 +139,7 @@ def test_other_spellings(write, family, keys):
 
 
 def test_every_family_is_tested_and_told_apart():
-    native = {"diffusers_controlnet", "difference_controlnet", "ldm_controlnet"}
+    native = {"control_lora", "ctrlora", "diffusers_controlnet", "difference_controlnet", "ldm_controlnet"}
     ids = [family.id for family in FAMILIES]
     assert len(set(ids)) == len(ids)
     assert set(ids) == native | {family for family, _ in KEYS}
