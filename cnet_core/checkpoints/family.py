@@ -52,6 +52,11 @@ def starts_any(*prefixes: str) -> Condition:
     return lambda state: any(name.startswith(prefixes) for name in state)
 
 
+def starts_none(*prefixes: str) -> Condition:
+    """No name begins with one of these."""
+    return lambda state: not any(name.startswith(prefixes) for name in state)
+
+
 def contains_any(*parts: str) -> Condition:
     """Some name contains one of these."""
     return lambda state: any(part in name for name in state for part in parts)

