@@ -12,7 +12,7 @@ from ..errors import CheckpointError
 from ..networks.blocks import Attention, sdpa
 from ..networks.config import UNetConfig
 from ..networks.controlnet import ControlNet
-from .bases import base_name
+from .bases import base_name, check_base
 from .family import Family
 from .shapes import MissingTensorError, controlnet_config
 
@@ -42,13 +42,16 @@ class ControlFile:
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights; one that holds them all where the file mixes them."""
-        dtypes = {tensor.dtype for tensor in self.tensors.values()}
-        return dtypes.pop() if len(dtypes) == 1 else torch.float32
+        return file_dtype(self.tensors)
 
     @property
     def label(self) -> str:
         """One line for people: family, base model, precision and size."""
         return f"{self.family.name} for {base_name(self.config)}, {size_label(self.tensors)}"
+
+    def check_base(self, base: UNetConfig, name: str) -> None:
+        """Raise BaseMismatchError if the network was made for another base."""
+        check_base(self.config, base, name)
 
     def build(
         self,
@@ -160,6 +163,12 @@ def check_tensors(
             f"{path} does not hold the tensors of a {type(net).__name__} ({'; '.join(problems)}). Download "
             "it again, and if it is complete, it is a variant that this pack does not know."
         )
+
+
+def file_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The precision of the tensors; one that holds them all where they differ."""
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
 def size_label(tensors: Mapping[str, Tensor]) -> str:
