@@ -62,24 +62,6 @@ def test_empty_images_are_refused(shape):
         prepare_hint(torch.zeros(shape))
 
 
-def test_one_channel_is_the_mean_of_three_with_opacity_over_black():
-    image = picture(4).clamp(0, 1)
-    mean = (image[:, :3] * image[:, 3:]).mean(dim=1, keepdim=True)
-    torch.testing.assert_close(prepare_hint(image, 1), mean)
-    torch.testing.assert_close(prepare_hint(image[:, :3], 1), image[:, :3].mean(dim=1, keepdim=True))
-    assert torch.equal(prepare_hint(image[:, :1], 1), image[:, :1])
-
-
-@pytest.mark.parametrize("size", [(16, 32), (9, 17), (1, 31)])
-def test_extended_repeats_the_last_pixels_up_to_a_multiple(size):
-    image = torch.rand(2, 3, *size)
-    longer = extended(image, 16)
-    assert tuple(longer.shape[-2:]) == tuple(-(-side // 16) * 16 for side in size)
-    assert torch.equal(longer[..., : size[0], : size[1]], image)
-    assert (longer[..., size[0] :, : size[1]] == image[..., -1:, :]).all()
-    assert (longer[..., size[1] :] == longer[..., size[1] - 1 : size[1]]).all()
-
-
 @pytest.mark.parametrize("channels", [2, 5])
 def test_other_channels_are_refused_by_number(channels):
     with pytest.raises(HintError, match=f"has {channels} channels.*wants 3"):
@@ -96,3 +78,13 @@ def test_residuals_are_read_block_by_block_the_middle_last():
     down = [torch.zeros(1), torch.ones(1)]
     mid = torch.full((1,), 2.0)
     assert [float(block) for block in Residuals(down, mid)] == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("size", [(16, 32), (9, 17), (1, 31)])
+def test_extended_repeats_the_last_pixels_up_to_a_multiple(size):
+    image = torch.rand(2, 3, *size)
+    longer = extended(image, 16)
+    assert tuple(longer.shape[-2:]) == tuple(-(-side // 16) * 16 for side in size)
+    assert torch.equal(longer[..., : size[0], : size[1]], image)
+    assert (longer[..., size[0] :, : size[1]] == image[..., -1:, :]).all()
+    assert (longer[..., size[1] :] == longer[..., size[1] - 1 : size[1]]).all()
