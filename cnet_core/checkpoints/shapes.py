@@ -99,7 +99,7 @@ def encoder_config(state: State, metadata: Mapping[str, str] | None = None) -> U
     # missing.
     middle = _depth(state, "middle_block.1") or max(depths)
     context_dim = next(contexts, 0)
-    linear = any(t.ndim == 2 for name, t in state.items() if name.endswith(".1.proj_in.weight"))
+    linear = any(len(t.shape) == 2 for name, t in state.items() if name.endswith(".1.proj_in.weight"))
     return UNetConfig(
         model_channels=model_channels,
         channel_mult=tuple(width // model_channels for width in widths),
