@@ -2,10 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, apply, demo, host, load, merge
+from . import annotate, apply, demo, host, inspect, load, merge
 
 NODES: list[type[io.ComfyNode]] = [
     load.LoadControlNet,
+    inspect.InspectCheckpoint,
     apply.ApplyControlNet,
     merge.ControlUnit,
     merge.MergeControls,
