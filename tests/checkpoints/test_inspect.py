@@ -124,7 +124,7 @@ def test_unknown_and_damaged(write, tmp_path):
 def test_a_strangers_metadata_cannot_command_the_terminal(tmp_path):
     path = tmp_path / "net.safetensors"
     long = "x" * 5_000_000
-    metadata = {"a\x1b[2J": "red\x1b[31m\r\n\x07\x9b\u202e\u2028end", "long": long}
+    metadata = {"a\x1b[2J": "red\x1b[31m\r\n\x07\x9b\u202e\u2028end", "a long one": long}
     metadata |= {f"key {i}": "" for i in range(100)}
     save_file({"foo": torch.zeros(1)}, path, metadata)
     found = inspect(path)
