@@ -33,7 +33,7 @@ CHECKED = [500]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 MERGED = "ours, merged"
 # For the activations, and for what else a process needs.
-HEADROOM = 1 << 30
+HEADROOM = 2 << 30
 
 
 class Implementation(Protocol):

@@ -76,7 +76,7 @@ def table(report: dict[str, Any]) -> str:
     """The report in Markdown."""
     settings = report["settings"]
     blocks = [heading(report)]
-    notes = [NOTES.format(**settings, shared=shared(report))]
+    notes = [NOTES.format(**settings, shared=shared(report))] if "agreement" in report else []
     if "seconds_per_step" in report:
         blocks.append(steps(report))
         notes.append(STEP_NOTES.format(**settings))

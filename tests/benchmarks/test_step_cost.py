@@ -102,6 +102,7 @@ def raw_figures() -> dict:
         },
         "floor": 0.33,
         "left_out": {"diffusers": "not installed"},
+        "agreement": [],
     }
 
 
