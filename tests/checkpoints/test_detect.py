@@ -5,7 +5,6 @@ import torch
 
 from cnet_core.checkpoints import (
     Family,
-    describe,
     identify,
     load_controlnet,
     open_control,
@@ -119,7 +118,6 @@ def test_refused_with_the_node_that_takes_it(write, family, mend):
             load(path)
         message = str(caught.value)
         assert str(path) in message and found.name in message and mend in message
-    assert describe(path).startswith(found.name)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +143,6 @@ def test_unknown_keys(write):
         CheckpointError, match=r"net\.safetensors is not a ControlNet.*2 tensors.*bar\.weight"
     ):
         open_control(path)
-    assert describe(path).startswith("unknown kind of network")
 
 
 def test_controlnets_of_every_layout(write, controlnet):
