@@ -2,12 +2,13 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, apply, demo, host, inspect, load, merge, schedule
+from . import annotate, apply, demo, host, inspect, load, merge, schedule, union
 
 NODES: list[type[io.ComfyNode]] = [
     load.LoadControlNet,
     inspect.InspectCheckpoint,
     apply.ApplyControlNet,
+    union.UnionHints,
     merge.ControlUnit,
     merge.MergeControls,
     schedule.StrengthKeyframe,

@@ -51,11 +51,6 @@ class ControlFile:
     global_average_pooling: bool = False
 
     @property
-    def needs_base(self) -> bool:
-        """Whether `build` must be given a UNet's weights."""
-        return self.needs == "unet"
-
-    @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights; one that holds them all where the file mixes them."""
         return file_dtype(self.tensors)

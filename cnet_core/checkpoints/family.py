@@ -40,8 +40,8 @@ class OpenedFile(Protocol):
     def hint_channels(self) -> int: ...
 
     @property
-    def needs_base(self) -> bool:
-        """`build` wants the base UNet's weights."""
+    def needs(self) -> Literal["unet", "controlnet"] | None:
+        """Whose weights `build` wants as its base: the base UNet's, another ControlNet's, or none."""
         ...
 
     def check_base(self, base: UNetConfig, name: str) -> None:

@@ -38,6 +38,12 @@ _VALUE_LENGTH = 200
 _ENTRIES = 40
 
 
+_NEEDS = {
+    "unet": "the base model: its weights add to that model's. Connect it to the loader's model input.",
+    "controlnet": "the base ControlNet that it was trained on. Choose that in the loader's base_control_net.",
+}
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What a file holds.
@@ -48,8 +54,8 @@ class Inspection:
     precision: number of parameters by precision, the most common first. parameters, tensors: their numbers,
     without what is in the file beside a ControlNet. size: bytes on disk.
     hint_channels, global_average_pooling: None where the family has no such thing or its file does not tell.
-    union_types: the kinds of hint that one file serves. needs_base: the weights add to a base model's,
-    which the loader must be given.
+    union_types: the kinds of hint that one file serves. needs: whose weights the loader must be given
+    besides, a base model's ("unet") or a base ControlNet's ("controlnet"); None for most.
     metadata: the safetensors header's own, uncut: a stranger's text, see `printable`.
     """
 
@@ -66,7 +72,7 @@ class Inspection:
     hint_channels: int | None
     union_types: tuple[str, ...]
     global_average_pooling: bool | None
-    needs_base: bool
+    needs: str | None
     metadata: Mapping[str, str]
 
     def to_json(self) -> str:
@@ -88,8 +94,8 @@ class Inspection:
             rows.append(("union types", f"{len(self.union_types)}: {', '.join(self.union_types)}"))
         if self.global_average_pooling is not None:
             rows.append(("average pooling", "global" if self.global_average_pooling else "no"))
-        if self.needs_base:
-            rows.append(("needs", "a base model: its weights add to that model's. Connect it to the loader."))
+        if self.needs:
+            rows.append(("needs", _NEEDS[self.needs]))
         rows.append(("loaded by", " ".join(part for part in (_LOADERS[self.loader], self.mend) if part)))
         for i, (key, value) in enumerate(sorted(self.metadata.items())[:_ENTRIES]):
             rows.append(("" if i else "metadata", f"{printable(key)}: {printable(value)}"))
@@ -138,9 +144,9 @@ def inspect(path: str | Path, families: Sequence[Family] = FAMILIES) -> Inspecti
         tensors=len(tensors),
         size=file.path.stat().st_size,
         hint_channels=getattr(opened, "hint_channels", None),
-        union_types=tuple(str(kind) for kind in getattr(opened, "types", None) or ()),
+        union_types=tuple(str(kind) for kind in getattr(opened, "union_types", None) or ()),
         global_average_pooling=None if pooling is None else bool(pooling),
-        needs_base=bool(getattr(opened, "needs_base", False)),
+        needs=None if opened is None else opened.needs,
         metadata=dict(file.metadata),
     )
 

@@ -36,7 +36,7 @@ def test_a_controlnet(saved, sd15_controlnet):
     assert found.tensors == len(sd15_controlnet.state_dict())
     assert found.size == saved.stat().st_size
     assert found.metadata["author"] == "somebody"
-    assert not found.needs_base and found.union_types == ()
+    assert found.needs is None and found.union_types == ()
     text = found.to_text()
     for part in (str(saved), "ControlNet", "fp16", "hint channels", "Load ControlNet (CNet)", "somebody"):
         assert part in text
@@ -60,8 +60,8 @@ def test_every_layout_has_the_same_sizes(write, sd15_controlnet):
 def test_a_difference_file_needs_its_base(write, sd15_controlnet):
     state = {**sd15_controlnet.state_dict(), "difference": torch.ones(())}
     found = inspect(write(state, config=sd15_controlnet.config))
-    assert found.family == "difference_controlnet" and found.needs_base
-    assert "a base model" in found.to_text()
+    assert found.family == "difference_controlnet" and found.needs == "unet"
+    assert "the base model" in found.to_text()
 
 
 @pytest.mark.parametrize(("family", "mend"), KEYS, ids=[family for family, _ in KEYS])

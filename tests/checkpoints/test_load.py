@@ -185,7 +185,7 @@ class TestDifference:
         base = {prefix + name: tensor for name, tensor in unet.state_dict().items()}
         before = {name: tensor.clone() for name, tensor in base.items()}
         file = open_control(path)
-        assert file.needs_base
+        assert file.needs == "unet"
         found = file.build(base).state_dict()
         for name, tensor in controlnet.state_dict().items():
             assert (found[name] - tensor).abs().max() <= 1e-6, name
