@@ -46,8 +46,8 @@ class UnionHints(io.ComfyNode):
         count = getattr(getattr(getattr(control_net, "network", None), "net", None), "types", None)
         if not isinstance(control_net, host.Control) or count is None:
             raise ControlError(
-                "this ControlNet takes hints of one kind only; connect its image to Apply ControlNet, or load "
-                "a union ControlNet (Inspect Checkpoint lists its types)."
+                "this ControlNet takes hints of one kind only; connect its image to Apply ControlNet, or "
+                "load a union ControlNet (Inspect Checkpoint lists its types)."
             )
         typed = {
             number: images[names[0]] for number, names in SOCKETS.items() if images.get(names[0]) is not None

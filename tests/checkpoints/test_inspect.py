@@ -93,7 +93,8 @@ def test_what_a_family_alone_has_is_shown(write):
 
     class Opened:
         hint_channels = 5
-        types = ("openpose", "depth")
+        union_types = ("openpose", "depth")
+        needs = None
         global_average_pooling = True
         base = "SD9"
 
@@ -117,8 +118,9 @@ def test_unknown_and_damaged(write, tmp_path):
     broken.write_bytes(b"<html>")
     with pytest.raises(CheckpointError, match="web page"):
         inspect(broken)
-    with pytest.raises(CheckpointError, match="input_hint_block"):
-        inspect(write(tensors(["control_model.zero_convs.0.0.weight"])))
+    cut = ["control_model.zero_convs.0.0.weight", "control_model.input_hint_block.0.bias"]
+    with pytest.raises(CheckpointError, match=r"input_hint_block\.0\.weight"):
+        inspect(write(tensors(cut)))
 
 
 def test_a_strangers_metadata_cannot_command_the_terminal(tmp_path):
