@@ -119,7 +119,7 @@ def test_unknown_and_damaged(write, tmp_path):
     with pytest.raises(CheckpointError, match="web page"):
         inspect(broken)
     cut = ["control_model.zero_convs.0.0.weight", "control_model.input_hint_block.0.bias"]
-    with pytest.raises(CheckpointError, match=r"input_hint_block\.0\.weight"):
+    with pytest.raises(CheckpointError, match="input_blocks"):
         inspect(write(tensors(cut)))
 
 
