@@ -2,17 +2,19 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, apply, demo, host, load, merge, schedule
+from . import annotate, apply, compare, demo, host, load, merge, preview, schedule
 
 NODES: list[type[io.ComfyNode]] = [
     load.LoadControlNet,
     apply.ApplyControlNet,
     merge.ControlUnit,
     merge.MergeControls,
+    compare.CompareControls,
     schedule.StrengthKeyframe,
     # schedule.StrengthCurve,
     schedule.FrameStrengths,
     schedule.Blocks,
+    preview.PreviewStrength,
     annotate.Canny,
     demo.LoadMiniSD,
     demo.ExampleImage,
