@@ -101,7 +101,7 @@ def sample_in_minihost(patcher: Any, noise: Tensor, positive: list, negative: li
     from minihost.sampling import sample_euler
 
     with Guider(patcher, positive, negative, CFG).run(noise) as denoise:
-        return sample_euler(denoise, noise * sigmas[0], sigmas, lambda: None)
+        return sample_euler(denoise, noise * sigmas[0], sigmas, lambda *step: None)
 
 
 def unet_arguments(task: Task) -> dict[str, Any]:

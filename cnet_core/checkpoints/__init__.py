@@ -4,7 +4,15 @@ from .bases import base_name, check_base
 from .control_file import ControlFile
 from .detect import identify, refuse
 from .family import Family
-from .load import describe, load_controlnet, load_unet, open_control, save_controlnet, save_unet
+from .load import (
+    describe,
+    load_controlnet,
+    load_unet,
+    open_control,
+    save_controlnet,
+    save_network,
+    save_unet,
+)
 from .read import StateFile, read_state_dict
 from .shapes import controlnet_config, unet_config
 
@@ -23,6 +31,7 @@ __all__ = [
     "read_state_dict",
     "refuse",
     "save_controlnet",
+    "save_network",
     "save_unet",
     "unet_config",
 ]

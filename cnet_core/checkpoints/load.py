@@ -80,25 +80,51 @@ def load_unet(
     return net.eval().requires_grad_(False)
 
 
+def save_network(
+    net: nn.Module,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a network as safetensors, replacing the file at once or not at all.
+
+    metadata: entries of the header. dtype: cast to it (fp16 halves the file). Folders are made as needed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+        for name, tensor in net.state_dict().items()
+    }
+    # In the same folder, because a rename is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        # safetensors 0.8 makes files that only their owner can read; a file made here has the usual mode.
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(tensors, temporary, dict(metadata or {}))
+        temporary.chmod(mode)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def save_controlnet(
     net: ControlNet,
     path: str | Path,
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a ControlNet as safetensors in LDM names, replacing the file at once or not at all.
-
-    metadata: further entries of the header. dtype: cast to it (fp16 halves the file).
-    """
+    """Write a ControlNet in LDM names, with its configuration, as save_network does."""
     config = config_metadata(net.config, hint_channels=net.hint_channels, hint_widths=net.hint_widths)
-    _save(net, path, {**(metadata or {}), **config}, dtype)
+    save_network(net, path, {**(metadata or {}), **config}, dtype)
 
 
 def save_unet(
     net: UNet, path: str | Path, metadata: Mapping[str, str] | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a UNet as save_controlnet does."""
-    _save(net, path, {**(metadata or {}), **config_metadata(net.config)}, dtype)
+    """Write a UNet, with its configuration, as save_network does."""
+    save_network(net, path, {**(metadata or {}), **config_metadata(net.config)}, dtype)
 
 
 def describe(path: str | Path) -> str:
@@ -111,19 +137,3 @@ def describe(path: str | Path) -> str:
     if family.open is None:
         return f"{family.name}, {size_label(file.tensors)}"
     return family.open(file, family).label
-
-
-def _save(net: nn.Module, path: str | Path, metadata: dict[str, str], dtype: torch.dtype | None) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
-        for name, tensor in net.state_dict().items()
-    }
-    # In the same folder, because a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    try:
-        save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

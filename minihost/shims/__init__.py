@@ -10,6 +10,7 @@ import types
 
 from ..errors import PackError
 from . import (
+    api_input,
     api_latest,
     api_node,
     controlnet,
@@ -20,12 +21,15 @@ from . import (
     model_patcher,
     model_sampling,
     ops,
+    sample,
+    samplers,
     supported_models_base,
     utils,
 )
 
 SHIMS: dict[str, types.ModuleType] = {
     "folder_paths": folder_paths,
+    "comfy_api.input": api_input,
     "comfy_api.latest": api_latest,
     "comfy.controlnet": controlnet,
     "comfy.latent_formats": latent_formats,
@@ -34,6 +38,8 @@ SHIMS: dict[str, types.ModuleType] = {
     "comfy.model_patcher": model_patcher,
     "comfy.model_sampling": model_sampling,
     "comfy.ops": ops,
+    "comfy.sample": sample,
+    "comfy.samplers": samplers,
     "comfy.supported_models_base": supported_models_base,
     "comfy.utils": utils,
 }

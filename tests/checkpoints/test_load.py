@@ -245,6 +245,11 @@ class TestSave:
         assert_same(net, sd15_controlnet)
         assert_same(load_controlnet(tmp_path / "net.safetensors"), sd15_controlnet)
 
+    def test_the_file_has_the_mode_of_any_new_file(self, tmp_path, sd15_controlnet):
+        (tmp_path / "any").touch()
+        save_controlnet(sd15_controlnet, tmp_path / "net.safetensors")
+        assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
     def test_a_failure_leaves_the_old_file_and_nothing_else(self, tmp_path, sd15_controlnet):
         path = tmp_path / "net.safetensors"
         path.write_bytes(b"old")
