@@ -145,7 +145,7 @@ def strength_chart(title: str, rows: Sequence[StrengthRow], sigmas: Sequence[flo
     sheet = Sheet(WIDTH, head + height * len(rows) + foot)
     sheet.text(16, 20, fitted(title, WIDTH - 32, 15), 15)
     if sides:
-        sheet.bar(16, 37, 32, 49, COLOURS[0])
+        sheet.bar(16, 37, 32, 49, FAINT)
         sheet.text(38, 43, "prompt", 12)
         sheet.line([(104, 43), (124, 43)], INK, 2)
         sheet.text(130, 43, "negative prompt", 12)
@@ -178,7 +178,7 @@ def _panel(
     """A small chart of factors; frames count from 0 as elsewhere, blocks run from the outermost inwards."""
     left, upper, right, lower = box
     area = Area(left, upper + 24, right, lower - 26, round_top(max(values)), len(values))
-    sheet.text(left, upper + 9, f"\u00d7 per {name[:-1]}")
+    sheet.text(left, upper + 9, f"factor per {name[:-1]}")
     area.grid(sheet)
     area.bars(sheet, values, colour)
     ends = ("outer", "deep") if name == "blocks" else ("0", str(len(values) - 1))
@@ -237,6 +237,6 @@ def agreement_map(values: Tensor, first: str, second: str, width: int, height: i
 def diverging(values: np.ndarray) -> np.ndarray:
     """RGB [...,3] uint8 of values in -1..1."""
     ends = np.where(values[..., None] < 0, CONFLICT, AGREE)
-    # The root lifts weak agreement out of the grey.
-    share = np.sqrt(np.abs(values))[..., None]
+    # The power lifts weak agreement out of the grey.
+    share = np.power(np.abs(values), 0.7)[..., None]
     return np.round(np.array(SILENT) * (1 - share) + ends * share).astype(np.uint8)
