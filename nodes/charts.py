@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WIDTH = 720
+# A node on the canvas is shown narrower than a page: the text must survive that.
+WIDTH = 560
 PAPER, INK, FAINT, GRID = (255, 255, 255), (34, 34, 34), (110, 110, 110), (226, 226, 226)
 # Okabe and Ito's colours, which the colour-blind tell apart.
 COLOURS = [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0)]
@@ -139,7 +140,7 @@ def strength_chart(title: str, rows: Sequence[StrengthRow], sigmas: Sequence[flo
     sides = any(list(row.cond) != list(row.uncond) for row in rows)
     panels = [name for name in ("frames", "blocks") if any(getattr(row, name) for row in rows)]
     head, foot, height = 62 if sides else 44, 32, 104
-    left, right, panel = 64, WIDTH - 16, 150
+    left, right, panel = 64, WIDTH - 16, 128
     end = right - panel * len(panels)
     top = round_top(max(max(*row.cond, *row.uncond) for row in rows))
     sheet = Sheet(WIDTH, head + height * len(rows) + foot)
@@ -192,11 +193,13 @@ def sizes_chart(
 ) -> Tensor:
     """How loud controls are: a group of bars per block, one for each label. sizes: [label][block]."""
     head = 46 + 20 * len(labels)
-    sheet = Sheet(WIDTH, head + 240)
+    sheet = Sheet(WIDTH, head + 218)
     sheet.text(16, 20, fitted(title, WIDTH - 32, 15), 15)
+    left = 60
     top = round_top(max((size for row in sizes for size in row), default=0.0))
-    area = Area(60, head, WIDTH - 16, head + 190, top, max(1, len(blocks)))
+    area = Area(left, head, WIDTH - 16, head + 190, top, max(1, len(blocks)))
     area.grid(sheet)
+    sheet.text(left - 6, area.lower + 12, "skip", 11, "rm", FAINT)
     share = 0.8 / len(labels)
     for k, (label, row) in enumerate(zip(labels, sizes, strict=True)):
         colour = COLOURS[k % len(COLOURS)]
@@ -205,8 +208,8 @@ def sizes_chart(
         for i, size in enumerate(row):
             x = i + 0.1 + share * k
             sheet.bar(area.x(x), area.y(size), area.x(x + share), area.y(0), colour)
-    for i in area.ticks(46):
-        sheet.text(area.x(i + 0.5), area.lower + 12, blocks[i], 11, "mm")
+    for i in area.ticks(34):
+        sheet.text(area.x(i + 0.5), area.lower + 12, blocks[i].removeprefix("skip "), 11, "mm")
     return sheet.picture()
 
 

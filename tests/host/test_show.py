@@ -46,13 +46,13 @@ def pictures(run: Run, node: str) -> list[np.ndarray]:
 
 def test_the_strength_is_drawn_on_the_node(shown: Run) -> None:
     (chart,) = pictures(shown, "strength")
-    assert chart.shape[1] == 720
+    assert chart.shape[1] == 560
     assert (chart == (0, 114, 178)).all(-1).sum() > 5000
 
 
 def test_conflicts_and_sizes_are_shown_on_the_node(shown: Run) -> None:
     conflicts, sizes = pictures(shown, "compare")
     assert conflicts.shape == (512 + 64, 512, 3) and conflicts[:512].std() > 5
-    assert sizes.shape[1] == 720
+    assert sizes.shape[1] == 560
     (table,) = shown.ui("compare")["text"]
     assert "cnet_mini_pose" in table and len(table.splitlines()) == 2 + 13
