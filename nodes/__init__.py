@@ -11,7 +11,7 @@ NODES: list[type[io.ComfyNode]] = [
     merge.MergeControls,
     compare.CompareControls,
     schedule.StrengthKeyframe,
-    # schedule.StrengthCurve,
+    schedule.StrengthCurve,
     schedule.FrameStrengths,
     schedule.Blocks,
     preview.PreviewStrength,
