@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, apply, demo, host, inspect, load, merge, schedule, union
+from . import annotate, apply, compare, demo, host, inspect, load, merge, preview, schedule, union
 
 NODES: list[type[io.ComfyNode]] = [
     load.LoadControlNet,
@@ -11,10 +11,12 @@ NODES: list[type[io.ComfyNode]] = [
     union.UnionHints,
     merge.ControlUnit,
     merge.MergeControls,
+    compare.CompareControls,
     schedule.StrengthKeyframe,
     schedule.StrengthCurve,
     schedule.FrameStrengths,
     schedule.Blocks,
+    preview.PreviewStrength,
     annotate.Canny,
     demo.LoadMiniSD,
     demo.ExampleImage,

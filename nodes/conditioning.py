@@ -1,12 +1,13 @@
 """From a CONTROL_NET and a hint to conditionings that carry the control."""
 
+from pathlib import PureWindowsPath
 from typing import Any
 
 from torch import Tensor
 
 from ..cnet_core.control.weighting import Weighting
 from ..cnet_core.errors import BaseMismatchError, HintError
-from .host import Control, HostControl, Steered
+from .host import Control, HostControl, MergedControl, Steered
 
 
 def check_conditioning(control: Any, conditioning: list) -> None:
@@ -73,3 +74,31 @@ def attach(control: Any, positive: list, negative: list) -> tuple[list, list]:
             )
         outputs.append(entries)
     return outputs[0], outputs[1]
+
+
+def chain_of(conditioning: list) -> list[Any]:
+    """Every control that a conditioning carries, first to last, those inside merged ones too."""
+    found: list[Any] = []
+    for _, options in conditioning:
+        control, chain = options.get("control"), []
+        while control is not None:
+            chain.append(control)
+            control = control.previous_controlnet
+        for link in reversed(chain):
+            found += link.controls if isinstance(link, MergedControl) else [link]
+    return list(dict.fromkeys(found))
+
+
+def names_of(controls: list) -> list[str]:
+    """Short names to tell controls apart: the network's file, or the class; numbered where they repeat."""
+    names = [_name(control) for control in controls]
+    return [
+        name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}"
+        for i, name in enumerate(names)
+    ]
+
+
+def _name(control: Any) -> str:
+    if isinstance(control, Control):
+        return PureWindowsPath(control.network.label.split(" (")[0]).stem
+    return type(control.inner if isinstance(control, HostControl) else control).__name__

@@ -8,11 +8,28 @@ from typing import Any
 from torch import Tensor
 
 from .. import sampling
+from .utils import repeat_to_batch_size
 
 
 def prepare_noise(latent_image: Tensor, seed: int, noise_inds: Sequence[int] | None = None) -> Tensor:
     """Noise for a latent [B,C,H,W]; noise_inds: the latents' places in the batch that they come from."""
     return sampling.prepare_noise(latent_image.shape, seed, noise_inds)
+
+
+def fix_empty_latent_channels(
+    model: Any,
+    latent_image: Tensor,
+    downscale_ratio_spacial: int | None = None,
+    downscale_ratio_temporal: int | None = None,
+) -> Tensor:
+    """A latent with as many channels as the model has, which matters for empty ones only.
+
+    The ratios say what the latent was made for; all of minihost's models take an eighth of the picture.
+    """
+    channels = model.get_model_object("latent_format").latent_channels
+    if latent_image.shape[1] == channels or latent_image.any():
+        return latent_image
+    return repeat_to_batch_size(latent_image, channels, dim=1)
 
 
 def sample(

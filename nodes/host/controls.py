@@ -22,7 +22,7 @@ from ...cnet_core.control.mask import fit_mask, token_grid
 from ...cnet_core.control.merge import Rule
 from ...cnet_core.control.residuals import Residuals, pooled
 from ...cnet_core.control.schedule import Clock
-from ...cnet_core.control.timing import Timing, active
+from ...cnet_core.control.timing import Timing
 from ...cnet_core.control.weighting import Weighting
 from ...cnet_core.errors import ControlError
 from ...cnet_core.networks.blocks import Text
@@ -170,16 +170,16 @@ class Steered(comfy.controlnet.ControlBase):
     def rows(self, call: Call) -> list[float]:
         """The strength of each row of the batch at this step; all 0 outside the range."""
         weighting = self.weighting
-        silent = [0.0] * call.x.shape[0]
-        if not weighting.timed:
-            return weighting.rows(weighting.timing.strength, call.sides, call.frames)
+        strength = weighting.timing.strength
+        # Asked only where it matters: reading a noise level makes the host wait for its device.
+        if weighting.timed:
+            strength = weighting.strength_when(call.sigma, self.timestep_range, self._percent)
+        return weighting.rows(strength, call.sides, call.frames)
+
+    def _percent(self, sigma: float) -> float:
+        """The share of sampling done at a noise level."""
         assert self.run is not None
-        if self.timestep_range is not None and not active(call.sigma, self.timestep_range):
-            return silent
-        percent = 0.0
-        if weighting.schedule.over_time is not None:
-            percent = self.run.clock().percent(call.sigma)
-        return weighting.rows(weighting.strength_at(percent), call.sides, call.frames)
+        return self.run.clock().percent(sigma)
 
     def parts(self, call: Call, rows: list[float]) -> Parts | None:
         """Residuals with their weights, given the strength of each row; None where every row is silent."""

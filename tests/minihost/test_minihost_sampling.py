@@ -299,3 +299,10 @@ def test_what_would_be_left_out_is_refused(loaded, key):
 
 settings.register_profile("minihost", deadline=None, max_examples=50)
 settings.load_profile("minihost")
+
+
+def test_an_empty_latent_gets_the_models_channels_and_another_stays(loaded):
+    model = loaded[0]
+    assert comfy_sample.fix_empty_latent_channels(model, torch.zeros(2, 16, 3, 3)).shape == (2, 4, 3, 3)
+    for latent in (torch.zeros(1, 4, 3, 3), torch.ones(1, 16, 3, 3)):
+        assert comfy_sample.fix_empty_latent_channels(model, latent) is latent
