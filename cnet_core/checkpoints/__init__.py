@@ -3,7 +3,7 @@
 from .bases import base_name, check_base
 from .control_file import ControlFile
 from .detect import identify, refuse
-from .family import Family
+from .family import Family, OpenedFile
 from .load import describe, load_controlnet, load_unet, open_control, save_controlnet, save_unet
 from .read import StateFile, read_state_dict
 from .shapes import controlnet_config, unet_config
@@ -11,6 +11,7 @@ from .shapes import controlnet_config, unet_config
 __all__ = [
     "ControlFile",
     "Family",
+    "OpenedFile",
     "StateFile",
     "base_name",
     "check_base",

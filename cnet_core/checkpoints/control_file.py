@@ -42,8 +42,7 @@ class ControlFile:
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights; one that holds them all where the file mixes them."""
-        dtypes = {tensor.dtype for tensor in self.tensors.values()}
-        return dtypes.pop() if len(dtypes) == 1 else torch.float32
+        return file_dtype(self.tensors)
 
     @property
     def label(self) -> str:
@@ -164,6 +163,12 @@ def check_tensors(
             f"{path} does not hold the tensors of a {type(net).__name__} ({'; '.join(problems)}). Download "
             "it again, and if it is complete, it is a variant that this pack does not know."
         )
+
+
+def file_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The precision of the tensors; one that holds them all where they differ."""
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
 def size_label(tensors: Mapping[str, Tensor]) -> str:

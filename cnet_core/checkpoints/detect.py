@@ -10,7 +10,9 @@ from ..errors import CheckpointError
 from .diffusers_controlnet import open_diffusers
 from .family import Family, both, contains_any, either, has_all, has_any, starts_any
 from .ldm_controlnet import open_ldm
+from .lllite import open_lllite
 from .read import StateFile
+from .t2i_adapter import open_adapter
 
 _HOST_LOADER = "Load it with ComfyUI's own Load ControlNet Model node, and control its result like any other."
 _ADVANCED = "of the ComfyUI-Advanced-ControlNet pack takes it."
@@ -53,6 +55,21 @@ CONTROLNETS: tuple[Family, ...] = (
         open_ldm,
     ),
     Family("ldm_controlnet", "ControlNet", _ldm_controlnet, open_ldm),
+    Family(
+        "t2i_adapter",
+        "T2I-Adapter",
+        either(
+            has_any(
+                "body.0.in_conv.weight",
+                "adapter.body.0.resnets.0.block1.weight",
+                "adapter.body.0.in_conv.weight",
+            ),
+            has_all("conv_in.weight", "body.0.block1.weight"),
+            has_all("adapter.conv_in.weight", "adapter.body.0.block1.weight"),
+        ),
+        open_adapter,
+    ),
+    Family("lllite", "ControlNet-LLLite", starts_any("lllite_unet_"), open_lllite),
 )
 
 # Networks for transformers (DiT) and others, which the host's own loader knows.
@@ -113,21 +130,6 @@ HOST_CONTROLNETS: tuple[Family, ...] = (
         host=True,
         mend=_HOST_LOADER,
     ),
-    Family(
-        "t2i_adapter",
-        "T2I-Adapter",
-        either(
-            has_any(
-                "body.0.in_conv.weight",
-                "adapter.body.0.resnets.0.block1.weight",
-                "adapter.body.0.in_conv.weight",
-            ),
-            has_all("conv_in.weight", "body.0.block1.weight"),
-            has_all("adapter.conv_in.weight", "adapter.body.0.block1.weight"),
-        ),
-        host=True,
-        mend=_HOST_LOADER,
-    ),
 )
 
 MODEL_PATCHES: tuple[Family, ...] = (
@@ -171,10 +173,16 @@ MODEL_PATCHES: tuple[Family, ...] = (
 
 OTHER_MODELS: tuple[Family, ...] = (
     Family(
-        "lllite",
-        "ControlNet-LLLite",
-        starts_any("lllite_unet_"),
-        mend=f"The Load Advanced ControlNet Model node {_ADVANCED}",
+        "style_adapter",
+        "style adapter (T2I-Adapter's style model, which reads a CLIP vision embedding)",
+        has_any("style_embedding"),
+        mend="Move it to models/style_models and load it with the Load Style Model node.",
+    ),
+    Family(
+        "coadapter_fuser",
+        "CoAdapter fuser, which joins several T2I-Adapters",
+        starts_any("spatial_feat_mapping."),
+        mend="No node of ComfyUI takes it; the CoAdapters themselves work without it, as T2I-Adapters do.",
     ),
     Family(
         "ip_adapter",
@@ -309,8 +317,8 @@ def identify(file: StateFile, families: Sequence[Family] = FAMILIES) -> Family:
     names = ", ".join(sorted(file.tensors)[:3])
     raise CheckpointError(
         f"{file.path} is not a ControlNet that this pack knows: its {len(file.tensors)} tensors ({names}, "
-        "...) match no known family. Supported are ControlNets for SD1.5, SD2.x and SDXL, in LDM or "
-        "diffusers layout."
+        "...) match no known family. Supported are ControlNets and T2I-Adapters for SD1.5, SD2.x and "
+        "SDXL, in LDM or diffusers layout, and ControlNet-LLLite."
     )
 
 

@@ -1,4 +1,4 @@
-"""From a file to a network and back. Nodes mostly need `open_control` and `ControlFile.build`."""
+"""From a file to a network and back. Nodes mostly need `open_control` and its `build`."""
 
 import os
 from collections.abc import Mapping
@@ -17,12 +17,13 @@ from ..networks.unet import UNet
 from .control_file import UNET_PREFIXES, ControlFile, check_tensors, size_label
 from .convert import from_diffusers
 from .detect import identify, refuse
+from .family import OpenedFile
 from .read import read_state_dict
 from .shapes import config_metadata, unet_config
 
 
-def open_control(path: str | Path) -> ControlFile:
-    """Open a ControlNet of a family that this pack runs itself.
+def open_control(path: str | Path) -> OpenedFile:
+    """Open a control network of a family that this pack runs itself.
 
     Raises CheckpointError, saying what the file is and where it belongs, for anything else. To let the host
     load the families it knows, ask `identify(read_state_dict(path)).kind` first.
@@ -41,8 +42,16 @@ def load_controlnet(
     attention: Attention = sdpa,
     base: Mapping[str, Tensor] | None = None,
 ) -> ControlNet:
-    """The network of a ControlNet file, on the CPU, for inference; arguments as in ControlFile.build."""
-    return open_control(path).build(base, dtype, operations, attention)
+    """The network of a ControlNet file, on the CPU, for inference; arguments as in ControlFile.build.
+
+    Other control networks (T2I-Adapter, ControlNet-LLLite) are opened by open_control and refused here.
+    """
+    file = open_control(path)
+    if not isinstance(file, ControlFile):
+        raise CheckpointError(
+            f"{file.path} holds another kind of network: {file.label}. Expected a ControlNet."
+        )
+    return file.build(base, dtype, operations, attention)
 
 
 def load_unet(

@@ -39,12 +39,6 @@ KEYS = {
     ],
     ("qwen_fun", HOST): ["control_blocks.0.after_proj.weight", "control_img_in.weight"],
     ("cascade", HOST): ["backbone.0.0.weight"],
-    ("t2i_adapter", HOST): [
-        "conv_in.weight",
-        "conv_in.bias",
-        "body.0.block1.weight",
-        "body.2.down_opt.op.weight",
-    ],
     ("ctrlora", "Load CtrLoRA Model"): [
         "control_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_layer.down.weight",
         "control_model.zero_convs.0.0.weight",
@@ -53,7 +47,8 @@ KEYS = {
         "controlnet_cond_embedding.conv_in.weight",
         "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight",
     ],
-    ("lllite", "Load Advanced ControlNet Model"): ["lllite_unet_input_blocks_4_1_x_attn1_to_q.down.0.weight"],
+    ("style_adapter", "Load Style Model"): ["style_embedding", "transformer_layes.0.ln_1.weight", "proj"],
+    ("coadapter_fuser", "work without it"): ["spatial_feat_mapping.0.1.weight", "task_embedding"],
     ("qwen_diffsynth", "Load Model Patch"): [
         "controlnet_blocks.0.y_rms.weight",
         "controlnet_blocks.0.weight",
@@ -100,10 +95,12 @@ KEYS = {
 
 MORE_KEYS = {
     "t2i_adapter": [
+        ["conv_in.weight", "conv_in.bias", "body.0.block1.weight", "body.2.down_opt.op.weight"],
         ["body.0.in_conv.weight"],
         ["adapter.body.0.resnets.0.block1.weight"],
         ["adapter.conv_in.weight", "adapter.body.0.block1.weight"],
     ],
+    "lllite": [["lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight"]],
     "kohya_lora": [["lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight"]],
     "lora": [
         ["transformer.single_blocks.0.attn.to_k.lora_A.weight"],
@@ -144,7 +141,7 @@ def test_other_spellings(write, family, keys):
 
 
 def test_every_family_is_tested_and_told_apart():
-    native = {"diffusers_controlnet", "difference_controlnet", "ldm_controlnet"}
+    native = {"diffusers_controlnet", "difference_controlnet", "ldm_controlnet", "t2i_adapter", "lllite"}
     ids = [family.id for family in FAMILIES]
     assert len(set(ids)) == len(ids)
     assert set(ids) == native | {family for family, _ in KEYS}

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnet_core.control.hint import prepare_hint, spread
+from cnet_core.control.hint import extended, prepare_hint, spread
 from cnet_core.control.residuals import Residuals
 from cnet_core.errors import HintError
 
@@ -60,6 +60,24 @@ def test_values_that_are_no_numbers_are_refused(value):
 def test_empty_images_are_refused(shape):
     with pytest.raises(HintError, match="at least one"):
         prepare_hint(torch.zeros(shape))
+
+
+def test_one_channel_is_the_mean_of_three_with_opacity_over_black():
+    image = picture(4).clamp(0, 1)
+    mean = (image[:, :3] * image[:, 3:]).mean(dim=1, keepdim=True)
+    torch.testing.assert_close(prepare_hint(image, 1), mean)
+    torch.testing.assert_close(prepare_hint(image[:, :3], 1), image[:, :3].mean(dim=1, keepdim=True))
+    assert torch.equal(prepare_hint(image[:, :1], 1), image[:, :1])
+
+
+@pytest.mark.parametrize("size", [(16, 32), (9, 17), (1, 31)])
+def test_extended_repeats_the_last_pixels_up_to_a_multiple(size):
+    image = torch.rand(2, 3, *size)
+    longer = extended(image, 16)
+    assert tuple(longer.shape[-2:]) == tuple(-(-side // 16) * 16 for side in size)
+    assert torch.equal(longer[..., : size[0], : size[1]], image)
+    assert (longer[..., size[0] :, : size[1]] == image[..., -1:, :]).all()
+    assert (longer[..., size[1] :] == longer[..., size[1] - 1 : size[1]]).all()
 
 
 @pytest.mark.parametrize("channels", [2, 5])
