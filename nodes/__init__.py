@@ -2,10 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, apply, demo, host, load, merge, schedule
+from . import annotate, apply, demo, host, load, merge, reference, schedule
 
 NODES: list[type[io.ComfyNode]] = [
     load.LoadControlNet,
+    reference.LoadReferenceControl,
     apply.ApplyControlNet,
     merge.ControlUnit,
     merge.MergeControls,

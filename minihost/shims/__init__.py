@@ -12,6 +12,7 @@ from ..errors import PackError
 from . import (
     api_latest,
     api_node,
+    attention,
     controlnet,
     folder_paths,
     latent_formats,
@@ -29,6 +30,7 @@ SHIMS: dict[str, types.ModuleType] = {
     "comfy_api.latest": api_latest,
     "comfy.controlnet": controlnet,
     "comfy.latent_formats": latent_formats,
+    "comfy.ldm.modules.attention": attention,
     "comfy.model_base": model_base,
     "comfy.model_management": model_management,
     "comfy.model_patcher": model_patcher,
@@ -48,7 +50,9 @@ def package(name: str) -> types.ModuleType:
 
 def install() -> None:
     """Register the shims in sys.modules. PackError when a real ComfyUI is already loaded in this process."""
-    parents = {name.split(".")[0]: package(name.split(".")[0]) for name in SHIMS if "." in name}
+    names = [name.split(".") for name in SHIMS]
+    above = dict.fromkeys(".".join(parts[:i]) for parts in names for i in range(1, len(parts)))
+    parents = {name: package(name) for name in above}
     for name, module in {**parents, **SHIMS}.items():
         present = sys.modules.get(name)
         if present is not None and present is not module and getattr(present, "__path__", None) != []:
@@ -58,8 +62,8 @@ def install() -> None:
         if name in SHIMS or name not in sys.modules:
             sys.modules[name] = module
         if "." in name:
-            parent, child = name.split(".")
-            setattr(sys.modules[parent], child, module)
+            parent, _, child = name.rpartition(".")
+            setattr(sys.modules[parent], child, sys.modules[name])
 
 
 __all__ = ["SHIMS", "api_latest", "api_node", "folder_paths", "install", "model_management"]

@@ -8,6 +8,7 @@ from .controls import Control, HostControl, MergedControl, Steered
 from .folders import MINI_WEIGHTS, PACK, controlnet_files, controlnet_path, register_model_folders
 from .loading import load_control, load_native
 from .models import PRECISIONS, Resident, base_config, diffusion_model, result_device
+from .reference import ReferenceControl
 
 __all__ = [
     "MINI_WEIGHTS",
@@ -16,6 +17,7 @@ __all__ = [
     "Control",
     "HostControl",
     "MergedControl",
+    "ReferenceControl",
     "Resident",
     "Steered",
     "base_config",

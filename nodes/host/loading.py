@@ -6,8 +6,10 @@ import comfy.controlnet
 
 from ...cnet_core.checkpoints import identify, read_state_dict, refuse
 from ...cnet_core.errors import CheckpointError
+from ...cnet_core.networks.lllite import LLLite
 from .controls import Control
 from .folders import controlnet_path
+from .lllite import LLLiteControl
 from .models import LoadedNetwork, base_config, place_of_work
 
 
@@ -42,7 +44,8 @@ def load_native(
         base = model.model.diffusion_model.state_dict()
     net = file.build(base, dtype=weights, operations=operations)
     label = f"{name} ({file.label})"
-    control = Control(LoadedNetwork(net, work, label, lambda config: file.check_base(config, label)))
+    kind = LLLiteControl if isinstance(net, LLLite) else Control
+    control = kind(LoadedNetwork(net, work, label, lambda config: file.check_base(config, label)))
     stated = getattr(file, "global_average_pooling", False)
     control.global_average_pooling = stated if pooling == "auto" else pooling == "on"
     return control
