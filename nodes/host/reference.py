@@ -174,9 +174,9 @@ class ReferenceControl(Steered):
                     f"the VAE makes latents of shape {tuple(latent.shape[1:])}, and the model draws "
                     f"{tuple(call.x.shape[1:])}; connect the VAE of the base model."
                 )
-            # The same noise in every step and every run, so that the reference holds still.
-            noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0)).to(latent)
-            self.run.features[key] = latent, noise
+            # The same noise in every step, run and image, so that the reference holds still.
+            noise = torch.randn(latent[:1].shape, generator=torch.Generator().manual_seed(0))
+            self.run.features[key] = latent, noise.to(latent).expand_as(latent)
         latent, noise = self.run.features[key]
         return latent, noise
 
