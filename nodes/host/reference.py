@@ -145,8 +145,7 @@ class ReferenceControl(Steered):
 
         Where the prompt differs over a batch, that of the image's first latent counts.
         """
-        model, sampling = self.model(), self.run.sampling if self.run else None
-        assert model is not None and sampling is not None
+        assert self.run is not None
         frames = [frame % latent.shape[0] for frame in call.frames]
         asked = call.at_rows([c * call.batch + frames.index(i) for c in chunks for i in images], chunks)
         chosen = [i for _ in chunks for i in images]
@@ -156,8 +155,8 @@ class ReferenceControl(Steered):
         recording = Recording(_attention)
         options = {name: v for name, v in asked.options.items() if name not in _OF_THE_PICTURE}
         options["patches_replace"] = {"attn1": dict.fromkeys(self.blocks, recording)}
-        x = sampling.noise_scaling(asked.t, noise[chosen], latent[chosen])
-        model.apply_model(x, asked.t, **cond, transformer_options=options)
+        x = self.run.sampling.noise_scaling(asked.t, noise[chosen], latent[chosen])
+        self._model().apply_model(x, asked.t, **cond, transformer_options=options)
         return recording
 
     def _reference(self, call: Call) -> tuple[Tensor, Tensor]:
@@ -168,7 +167,7 @@ class ReferenceControl(Steered):
         if key not in self.run.features:
             if sides not in self.latents:
                 self.latents[sides] = self._encode(*sides)
-            latent = self.model().process_latent_in(self.latents[sides]).to(call.x)
+            latent = self._model().process_latent_in(self.latents[sides]).to(call.x)
             if latent.shape[1:] != call.x.shape[1:]:
                 raise HintError(
                     f"the VAE makes latents of shape {tuple(latent.shape[1:])}, and the model draws "
@@ -179,6 +178,11 @@ class ReferenceControl(Steered):
             self.run.features[key] = latent, noise.to(latent).expand_as(latent)
         latent, noise = self.run.features[key]
         return latent, noise
+
+    def _model(self) -> Any:
+        model = self.model()
+        assert model is not None, "a control is only asked while its model runs"
+        return model
 
     def _encode(self, height: int, width: int) -> Tensor:
         management, ratio = comfy.model_management, self.compression_ratio
