@@ -1,17 +1,19 @@
-"""The nodes of the pack, one module per task. Read `host.py` for everything that they need of a host."""
+"""The nodes of the pack, one module per task. Read `host/` for everything that they need of a host."""
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, apply, demo, host, load, merge, reference, schedule
+from . import annotate, apply, demo, host, inspect, load, merge, reference, schedule, union
 
 NODES: list[type[io.ComfyNode]] = [
     load.LoadControlNet,
+    inspect.InspectCheckpoint,
     reference.LoadReferenceControl,
     apply.ApplyControlNet,
+    union.UnionHints,
     merge.ControlUnit,
     merge.MergeControls,
     schedule.StrengthKeyframe,
-    # schedule.StrengthCurve,
+    schedule.StrengthCurve,
     schedule.FrameStrengths,
     schedule.Blocks,
     annotate.Canny,

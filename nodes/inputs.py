@@ -39,9 +39,11 @@ def control_inputs() -> list[io.Input]:
         ),
         io.Image.Input(
             "image",
+            optional=True,
             tooltip=(
                 "The hint: edges, a pose, a depth map, ... as this ControlNet was trained on. It is fitted "
-                "to the picture's size by cropping to its shape from the centre."
+                "to the picture's size by cropping to its shape from the centre. Only a ControlNet that "
+                "comes from Union Hints needs none."
             ),
         ),
     ]

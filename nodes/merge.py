@@ -83,7 +83,7 @@ class ControlUnit(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, control_net, image, vae=None, enabled=True, **weights) -> io.NodeOutput:
+    def execute(cls, control_net, image=None, vae=None, enabled=True, **weights) -> io.NodeOutput:
         return io.NodeOutput(
             Unit(conditioning.with_hint(control_net, image, weighting(**weights), vae), enabled)
         )

@@ -7,12 +7,15 @@ the general: a Control-LoRA also looks like a ControlNet, a full checkpoint also
 from collections.abc import Sequence
 
 from ..errors import CheckpointError
+from .control_lora import open_control_lora
+from .ctrlora import open_ctrlora
 from .diffusers_controlnet import open_diffusers
-from .family import Family, both, contains_any, either, has_all, has_any, starts_any
+from .family import Family, both, contains_any, either, has_all, has_any, starts_any, starts_none
 from .ldm_controlnet import open_ldm
 from .lllite import open_lllite
 from .read import StateFile
 from .t2i_adapter import open_adapter
+from .union_controlnet import open_union
 
 _HOST_LOADER = "Load it with ComfyUI's own Load ControlNet Model node, and control its result like any other."
 _ADVANCED = "of the ComfyUI-Advanced-ControlNet pack takes it."
@@ -23,15 +26,17 @@ _VAE = "Move it to models/vae and load it with the Load VAE node."
 _CLIP = "Move it to models/text_encoders and load it with the Load CLIP node."
 
 _ldm_controlnet = starts_any("control_model.zero_convs.", "zero_convs.")
+_hint_encoder = ("control_model.input_hint_block.", "input_hint_block.")
 _diffusers_controlnet = starts_any("controlnet_cond_embedding.")
 _dit_blocks = has_all("controlnet_blocks.0.weight")
 
 CONTROLNETS: tuple[Family, ...] = (
+    Family("control_lora", "Control-LoRA", has_all("lora_controlnet"), open_control_lora),
     Family(
         "ctrlora",
         "CtrLoRA",
-        contains_any(".lora_layer."),
-        mend=f"The Load CtrLoRA Model node {_ADVANCED}",
+        either(contains_any(".lora_layer."), both(_ldm_controlnet, starts_none(*_hint_encoder))),
+        open_ctrlora,
     ),
     Family(
         "sparsectrl",
@@ -39,13 +44,14 @@ CONTROLNETS: tuple[Family, ...] = (
         both(contains_any("controlnet_cond_embedding"), contains_any("motion_modules.")),
         mend=f"The Load SparseCtrl Model node {_ADVANCED}",
     ),
-    Family("control_lora", "Control-LoRA", has_all("lora_controlnet"), host=True, mend=_HOST_LOADER),
     Family(
         "union",
-        "union ControlNet (several kinds of hint in one file)",
-        both(_diffusers_controlnet, has_any("control_add_embedding.linear_1.bias", "task_embedding")),
-        host=True,
-        mend=f"{_HOST_LOADER} Its kind is set with the Set Union ControlNet Type node.",
+        "union ControlNet",
+        both(
+            either(_diffusers_controlnet, _ldm_controlnet),
+            has_any("control_add_embedding.linear_1.bias", "task_embedding"),
+        ),
+        open_union,
     ),
     Family("diffusers_controlnet", "ControlNet", _diffusers_controlnet, open_diffusers),
     Family(

@@ -40,8 +40,8 @@ class OpenedFile(Protocol):
     def hint_channels(self) -> int: ...
 
     @property
-    def needs_base(self) -> bool:
-        """`build` wants the base UNet's weights."""
+    def needs(self) -> Literal["unet", "controlnet"] | None:
+        """Whose weights `build` wants as its base: the base UNet's, another ControlNet's, or none."""
         ...
 
     def check_base(self, base: UNetConfig, name: str) -> None:
@@ -96,6 +96,11 @@ def has_any(*names: str) -> Condition:
 def starts_any(*prefixes: str) -> Condition:
     """Some name begins with one of these."""
     return lambda state: any(name.startswith(prefixes) for name in state)
+
+
+def starts_none(*prefixes: str) -> Condition:
+    """No name begins with one of these."""
+    return lambda state: not any(name.startswith(prefixes) for name in state)
 
 
 def contains_any(*parts: str) -> Condition:

@@ -29,7 +29,7 @@ class LLLiteFile:
     family: Family
     sizes: Mapping[str, LayerSizes] = field(repr=False)
     tensors: Mapping[str, Tensor] = field(repr=False)
-    needs_base: bool = False
+    needs: None = None
 
     @property
     def hint_channels(self) -> int:

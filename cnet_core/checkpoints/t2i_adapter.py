@@ -34,7 +34,7 @@ class AdapterFile:
     config: AdapterConfig
     tensors: Mapping[str, Tensor] = field(repr=False)
     name_in_file: Callable[[str], str] = field(default=str, repr=False)
-    needs_base: bool = False
+    needs: None = None
 
     @property
     def hint_channels(self) -> int:

@@ -35,20 +35,20 @@ def attention_patches(
     if not rows:
         return {}
     first = embeddings[0]
-    index = None if len(rows) == len(weights) else torch.tensor(rows, device=first.device)
+    index = None if len(rows) == len(weights) else constants(rows, first.device, torch.long)
+    mask = None if mask is None else mask.to(first)
     if index is not None:
         embeddings = tuple(embedding[index] for embedding in embeddings)
-        if mask is not None and mask.shape[0] > 1:
-            mask = mask[index.to(mask.device)]
+        mask = mask[index] if mask is not None and mask.shape[0] > 1 else mask
     active = [weights[row] for row in rows]
     # One factor for all needs no tensor, and 1 no multiplication.
-    gain = active[0] if len(set(active)) == 1 else first.new_tensor(active)[:, None, None]
+    gain = active[0] if len(set(active)) == 1 else constants(active, first.device, first.dtype)[:, None, None]
     masks: dict[tuple[int, int], Tensor] = {}
 
     def mask_tokens(size: tuple[int, int]) -> Tensor:
         if size not in masks:
             assert mask is not None
-            masks[size] = F.interpolate(mask.to(first), size, mode="area").flatten(2).transpose(1, 2)
+            masks[size] = F.interpolate(mask, size, mode="area").flatten(2).transpose(1, 2)
         return masks[size]
 
     def weight_of(number: int) -> float:
@@ -89,6 +89,11 @@ def attention_patches(
         return patch
 
     return {f"{attention}_patch": patch_of(attention) for attention in ("attn1", "attn2")}
+
+
+def constants(values: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A short list as a tensor [N], filled on the device: copied there, it would make the host wait."""
+    return torch.stack([torch.full((), value, device=device, dtype=dtype) for value in values])
 
 
 def add_patches(transformer_options: dict[str, Any], patches: dict[str, Patch]) -> None:

@@ -92,6 +92,8 @@ class T2IAdapter(nn.Module):
     operations: namespace of the layers (torch.nn, or a host's). It reads no text and has no attention.
     """
 
+    latent_hint = False
+
     def __init__(
         self,
         config: AdapterConfig,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.unet import UNet
 
-from . import attention, latent_formats, model_sampling, ops
+from . import latent_formats, model_sampling, ops, patches
 
 
 class ModelType(Enum):
@@ -96,7 +96,7 @@ class UNetModel(UNet):
     ):
         super().__init__(unet_config(settings), operations=operations, dtype=dtype, device=device)
         self.dtype = dtype or torch.float32
-        attention.make_patchable(self)
+        patches.make_patchable(self)
 
     def forward(  # type: ignore[override]
         self,
@@ -108,7 +108,7 @@ class UNetModel(UNet):
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        with attention.patched(transformer_options):
+        with patches.patched(transformer_options):
             return super().forward(x, timesteps, context, y=y, residuals=taken(control, self.config))
 
 

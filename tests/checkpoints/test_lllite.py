@@ -25,7 +25,7 @@ def test_the_network_comes_back(write):
     file = open_control(write({name: tensor.half() for name, tensor in state.items()}))
     assert (file.family.id, file.family.kind) == ("lllite", "native")
     assert file.sizes == SIZES
-    assert (file.hint_channels, file.dtype, file.needs_base) == (3, torch.float16, False)
+    assert (file.hint_channels, file.dtype, file.needs) == (3, torch.float16, None)
     assert file.label.startswith("ControlNet-LLLite for SDXL, fp16, ")
     net = file.build(dtype=torch.float32)
     for name, tensor in state.items():

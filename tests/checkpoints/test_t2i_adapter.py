@@ -59,7 +59,7 @@ def test_every_kind_and_layout(write, config, layout):
     file = open_control(write({name: tensor.half() for name, tensor in tensors.items()}))
     assert (file.family.id, file.family.kind) == ("t2i_adapter", "native")
     assert file.config == config
-    assert (file.hint_channels, file.dtype, file.needs_base) == (config.hint_channels, torch.float16, False)
+    assert (file.hint_channels, file.dtype, file.needs) == (config.hint_channels, torch.float16, None)
     net = file.build(dtype=torch.float32)
     assert all(torch.equal(net.state_dict()[name], tensor.half().float()) for name, tensor in state.items())
     assert not net.training and not any(p.requires_grad for p in net.parameters())
