@@ -4,7 +4,6 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-import comfy.latent_formats
 import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.utils
@@ -18,7 +17,7 @@ from ...cnet_core.errors import ControlError, HintError
 from ...cnet_core.networks.lllite import transformer_blocks
 from ..answers import Parts
 from .controls import Call, Steered
-from .models import base_config
+from .models import base_config, models_kept_loaded
 
 # What the plain model does not need: patches of other packs are made for the picture's rows and tokens, and
 # wrappers count the steps of sampling.
@@ -51,8 +50,8 @@ class ReferenceControl(Steered):
         if not 0 <= style_fidelity <= 1:
             raise ControlError(f"style_fidelity is {style_fidelity}; expected 0 to 1.")
         self.style_fidelity = style_fidelity
-        # Tells apply nodes that the hint goes through a VAE; the scale is the model's own.
-        self.latent_format = comfy.latent_formats.LatentFormat()
+        # Tells apply nodes to ask for a VAE.
+        self.latent_format = True
         # The encoded reference, by the sides of the latent; kept across runs.
         self.latents: dict[tuple[int, int], Tensor] = {}
 
@@ -185,16 +184,14 @@ class ReferenceControl(Steered):
         return model
 
     def _encode(self, height: int, width: int) -> Tensor:
-        management, ratio = comfy.model_management, self.compression_ratio
+        ratio = self.compression_ratio
         image = self.cond_hint_original
         assert image is not None
         method = "area" if image.shape[-2] > height * ratio else "bicubic"
         image = comfy.utils.common_upscale(image, width * ratio, height * ratio, method, "center")
-        # The VAE may push the model out of the device's memory.
-        loaded = management.loaded_models(only_currently_used=True)
-        latent = self.vae.encode(image.clamp(0, 1).movedim(1, -1))
-        management.load_models_gpu(loaded)
-        return latent.to(management.unet_offload_device())
+        with models_kept_loaded():
+            latent = self.vae.encode(image.clamp(0, 1).movedim(1, -1))
+        return latent.to(comfy.model_management.unet_offload_device())
 
 
 def _beside(latent: Tensor, concat: Tensor) -> Tensor:
