@@ -1,5 +1,7 @@
 """The reference control in minihost: what it makes of a picture, and what it leaves alone."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -148,3 +150,30 @@ def test_wrong_input_is_refused_with_the_mend(call, apply, prompts, hint, draw, 
 
     with pytest.raises(ValueError, match="the VAE makes latents"):
         draw(**apply(prompts, control, hint, vae=OtherVae()))
+
+
+def test_models_without_a_unet_are_refused_before_sampling(call, base, hint):
+    control = call("CNetReference", style_fidelity=0.5).set_cond_hint(hint.movedim(-1, 1), vae=base[2])
+    model = SimpleNamespace(
+        model_config=SimpleNamespace(unet_config={"depth": 19}), model_sampling=base[0].model.model_sampling
+    )
+    with pytest.raises(ValueError, match="the reference control was made for a Stable Diffusion UNet"):
+        control.pre_run(model, float)
+
+
+def test_an_inpainting_model_sees_the_reference_unmasked(call, base, prompts, refer):
+    """What it reads beside the latent is the mask and the picture that is kept, here the reference's own."""
+    seen = []
+    model = base[0].model
+    control = refer()["positive"][0][1]["control"]
+    control.pre_run(model, lambda percent: 1e9 * (1 - percent))
+    x = torch.zeros(2, 4, 4, 5)
+    cond = {"c_crossattn": torch.cat([prompts[side][0][0] for side in ("negative", "positive")])}
+    cond["c_concat"] = torch.ones(2, 5, 4, 5)
+    handle = model.diffusion_model.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    with pytest.raises(RuntimeError, match="9 channels"):
+        control.get_control(x, torch.ones(2), cond, 2, {"cond_or_uncond": [1, 0]})
+    handle.remove()
+    assert seen[0].shape == (2, 9, 4, 5)
+    assert (seen[0][:, 4] == 0).all()
+    assert torch.equal(seen[0][:1, 5:], control.run.features[(4, 5), x.device][0])
