@@ -2,11 +2,25 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, apply, compare, demo, host, inspect, load, merge, preview, schedule, union
+from . import (
+    annotate,
+    apply,
+    compare,
+    demo,
+    host,
+    inspect,
+    load,
+    merge,
+    preview,
+    reference,
+    schedule,
+    union,
+)
 
 NODES: list[type[io.ComfyNode]] = [
     load.LoadControlNet,
     inspect.InspectCheckpoint,
+    reference.LoadReferenceControl,
     apply.ApplyControlNet,
     union.UnionHints,
     merge.ControlUnit,

@@ -100,7 +100,8 @@ def vae_input() -> io.Input:
         "vae",
         optional=True,
         tooltip=(
-            "Only for ControlNets that read their hint as a latent (Flux, SD3, ...): the base model's VAE."
+            "Only for controls that read their image as a latent (Reference Control, Flux, SD3, ...): the "
+            "base model's VAE."
         ),
     )
 

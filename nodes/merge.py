@@ -125,7 +125,8 @@ class MergeControls(io.ComfyNode):
             category="cnet/merge",
             description=(
                 "Combine controls, for example pose and depth, into one. Connect a unit and the next slot "
-                "appears. Units of strength 0 cost nothing."
+                "appears. Units of strength 0 cost nothing. ControlNet-LLLite and Reference Control act "
+                "beside the others whatever the mode."
             ),
             search_aliases=["multi controlnet", "combine controlnets", "pose and depth"],
             inputs=[

@@ -48,6 +48,17 @@ class BlockWeights:
         places = [_way(i, count) * (len(self.values) - 1) for i in range(count)]
         return [self._between(place) for place in places]
 
+    def of_unet(self, inputs: int) -> dict[tuple[str, int], float]:
+        """The weights of a UNet's own blocks, by the host's names, for what acts inside them.
+
+        inputs: number of input blocks (12 for SD1.5 and SD2.x, 9 for SDXL), as many as output blocks. A
+        decoder block has the weight of the skip that it reads.
+        """
+        *skips, middle = self.of(inputs + 1)
+        weights = {("input", i): weight for i, weight in enumerate(skips)}
+        weights |= {("output", inputs - 1 - i): weight for i, weight in enumerate(skips)}
+        return {**weights, ("middle", 0): middle}
+
     def _between(self, place: float) -> float:
         below = min(int(place), len(self.values) - 1)
         above = min(below + 1, len(self.values) - 1)

@@ -1,6 +1,6 @@
 """Running a ControlNet-LLLite through a host's attention patches, for one call of its UNet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ControlError
-from ..networks.lllite import LLLite
+from ..networks.lllite import Block, LLLite, place_of
 from ..networks.protocol import Features
 
 # (q, k, v, extra_options) -> (q, k, v): the inputs [B,N,C] of an attention's three projections, changed.
@@ -16,15 +16,20 @@ Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], tuple[Tensor, Tensor,
 
 
 def attention_patches(
-    net: LLLite, embeddings: Features, weights: Sequence[float], mask: Tensor | None = None
+    net: LLLite,
+    embeddings: Features,
+    weights: Sequence[float],
+    mask: Tensor | None = None,
+    block_weights: Mapping[Block, float] | None = None,
 ) -> dict[str, Patch]:
     """The patches attn1_patch and attn2_patch that apply the network to the latents of one UNet call.
 
     embeddings: of encode_hint, with as many rows as the call has latents; weights: one factor per row, such
     as its strength, 0 where it is not controlled (such a row comes out bit for bit as it went in and costs
     nothing; if all are 0 there is no patch); mask: [1 or B,1,H,W] factors in 0..1 over the picture, resized
-    by area to each layer. Everything that depends on the run is held by the patches. They raise ControlError
-    where the tokens they are given are not those of the latents, because another patch rearranged them.
+    by area to each layer; block_weights: a factor for each block of the UNet. Everything that depends on the
+    run is held by the patches. They raise ControlError where the tokens they are given are not those of the
+    latents, because another patch rearranged them.
     """
     rows = [row for row, weight in enumerate(weights) if weight != 0]
     if not rows:
@@ -46,7 +51,14 @@ def attention_patches(
             masks[size] = F.interpolate(mask, size, mode="area").flatten(2).transpose(1, 2)
         return masks[size]
 
+    def weight_of(number: int) -> float:
+        place = place_of(net.names[number])
+        return 1.0 if block_weights is None or place is None else block_weights[place.block]
+
     def corrected(number: int, x: Tensor) -> Tensor:
+        weight = weight_of(number)
+        if weight == 0:
+            return x
         embedding = embeddings[number]
         height, width = embedding.shape[-2:]
         if x.shape[:2] != (len(weights), height * width):
@@ -61,6 +73,8 @@ def attention_patches(
             change = change * mask_tokens((height, width))
         if isinstance(gain, Tensor) or gain != 1:
             change = change * gain
+        if weight != 1:
+            change = change * weight
         change = change.to(x.dtype)
         return x + change if index is None else x.index_add(0, index, change)
 

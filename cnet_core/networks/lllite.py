@@ -105,6 +105,8 @@ class LLLite(nn.Module):
     operations: namespace of the layers (torch.nn, or a host's).
     """
 
+    latent_hint = False
+
     def __init__(
         self,
         sizes: Mapping[str, LayerSizes],

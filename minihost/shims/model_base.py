@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.unet import UNet
 
-from . import latent_formats, model_sampling, ops
+from . import latent_formats, model_sampling, ops, patches
 
 
 class ModelType(Enum):
@@ -96,6 +96,7 @@ class UNetModel(UNet):
     ):
         super().__init__(unet_config(settings), operations=operations, dtype=dtype, device=device)
         self.dtype = dtype or torch.float32
+        patches.make_patchable(self)
 
     def forward(  # type: ignore[override]
         self,
@@ -107,12 +108,8 @@ class UNetModel(UNet):
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        for patches in ("patches", "patches_replace"):
-            if (transformer_options or {}).get(patches):
-                raise ValueError(
-                    f"minihost's UNet takes no transformer {patches}; run this workflow in ComfyUI"
-                )
-        return super().forward(x, timesteps, context, y=y, residuals=taken(control, self.config))
+        with patches.patched(transformer_options):
+            return super().forward(x, timesteps, context, y=y, residuals=taken(control, self.config))
 
 
 class BaseModel(nn.Module):

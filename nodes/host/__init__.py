@@ -10,6 +10,7 @@ from .folders import MINI_WEIGHTS, PACK, controlnet_files, controlnet_path, regi
 from .loading import load_control, load_native
 from .models import PRECISIONS, Resident, base_config, diffusion_model, result_device
 from .recording import Record, RecordingControl
+from .reference import ReferenceControl
 from .sampling import SAMPLERS, SCHEDULERS, noise_levels, sample_first, sigma_at
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "MergedControl",
     "Record",
     "RecordingControl",
+    "ReferenceControl",
     "Resident",
     "Steered",
     "base_config",

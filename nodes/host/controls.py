@@ -81,11 +81,15 @@ class Call:
         """The same question for some of its chunks."""
         if len(chunks) == self.chunks:
             return self
-        rows = torch.tensor([c * self.batch + i for c in chunks for i in range(self.batch)])
+        return self.at_rows([c * self.batch + i for c in chunks for i in range(self.batch)], chunks)
+
+    def at_rows(self, rows: Sequence[int], chunks: Sequence[int]) -> "Call":
+        """The same question for some of its rows, equally many of each of these chunks."""
+        index = torch.tensor(rows)
 
         def pick(value: Any) -> Any:
             if isinstance(value, Tensor) and value.ndim and value.shape[0] == self.x.shape[0]:
-                return value[rows.to(value.device)]
+                return value[index.to(value.device)]
             return value
 
         options = dict(self.options)
@@ -252,7 +256,7 @@ class Control(Steered):
             self.latent_format = True
 
     def copy(self) -> "Control":
-        other = Control(self.network)
+        other = type(self)(self.network)
         self.copy_to(other)
         other.typed_hints = self.typed_hints
         return other

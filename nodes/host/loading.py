@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ...cnet_core.checkpoints import OpenedFile, identify, read_state_dict, refuse
 from ...cnet_core.errors import CheckpointError
+from ...cnet_core.networks.lllite import LLLite
 from .controls import Control
 from .folders import controlnet_path
+from .lllite import LLLiteControl
 from .models import LoadedNetwork, attention_for, base_config, encoder_tensors, place_of_work
 
 
@@ -60,7 +62,8 @@ def load_native(
     attention = attention_for(getattr(getattr(file, "config", None), "context_dim", 0))
     net = file.build(base, dtype=weights, operations=operations, attention=attention)
     label = f"{name} ({file.label})"
-    control = Control(LoadedNetwork(net, work, label, lambda config: file.check_base(config, label)))
+    kind = LLLiteControl if isinstance(net, LLLite) else Control
+    control = kind(LoadedNetwork(net, work, label, lambda config: file.check_base(config, label)))
     stated = getattr(file, "global_average_pooling", False)
     control.global_average_pooling = stated if pooling == "auto" else pooling == "on"
     return control

@@ -107,15 +107,17 @@ def place_of_work(file_dtype: torch.dtype, precision: str = "auto") -> tuple[tor
     return weights, cast or weights, comfy.ops.pick_operations(weights, cast)
 
 
-def base_config(model: Any) -> UNetConfig:
-    """The sizes of the UNet that a host model holds. Raises BaseMismatchError if it holds no such UNet."""
+def base_config(model: Any, who: str = "this ControlNet") -> UNetConfig:
+    """The sizes of the UNet that a host model holds.
+
+    Raises BaseMismatchError if it holds no such UNet; who: what the message says needs one.
+    """
     config: Mapping[str, Any] = model.model_config.unet_config
     if "channel_mult" not in config or "model_channels" not in config:
         kind = type(model).__name__
         raise BaseMismatchError(
-            f"this ControlNet was made for a Stable Diffusion UNet (SD1.5, SD2.x, SDXL), and the model is "
-            f"{kind}, which has none. Use a ControlNet made for this model, or a checkpoint that this "
-            "ControlNet fits."
+            f"{who} was made for a Stable Diffusion UNet (SD1.5, SD2.x, SDXL), and the model is {kind}, "
+            "which has none. Use a control made for this model, or a checkpoint of one of these kinds."
         )
     levels = len(config["channel_mult"])
     blocks = config["num_res_blocks"]

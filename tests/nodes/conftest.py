@@ -70,6 +70,21 @@ def base(call) -> Any:
     return call("TinyLoad", prediction="v")
 
 
+@pytest.fixture(scope="session")
+def vivid_base(call) -> Any:
+    """The tiny model with weights under which its attentions say much."""
+    loaded = call("TinyLoad", prediction="v")
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in loaded[0].model.diffusion_model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+            else:
+                scale = parameter[0].numel() ** -0.5
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return loaded
+
+
 @pytest.fixture
 def prompts(base) -> dict[str, list]:
     """Positive and negative conditioning, by the names of the inputs that take them."""

@@ -1,0 +1,202 @@
+"""Reference-only as a control: the host's UNet looks at a reference picture through its self-attention."""
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.ldm.modules.attention
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...cnet_core.control.hint import prepare_hint
+from ...cnet_core.control.reference import Reading, Recording
+from ...cnet_core.control.weighting import COND
+from ...cnet_core.errors import ControlError, HintError
+from ...cnet_core.networks.lllite import transformer_blocks
+from ..answers import Parts
+from .controls import Call, Steered
+from .models import base_config, models_kept_loaded
+
+# What the plain model does not need: patches of other packs are made for the picture's rows and tokens, and
+# wrappers count the steps of sampling.
+_OF_THE_PICTURE = ("patches", "patches_replace", "wrappers", "callbacks")
+# SDXL keeps the most, per pixel: keys and values of 70 self-attentions.
+_VALUES_PER_PIXEL = 200
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any], rows: Sequence[int]) -> Tensor:
+    return comfy.ldm.modules.attention.optimized_attention(
+        q,
+        k,
+        v,
+        extra_options["n_heads"],
+        attn_precision=extra_options.get("attn_precision"),
+        transformer_options=extra_options,
+    )
+
+
+class ReferenceControl(Steered):
+    """A reference picture that the model looks at, with or without the picture.
+
+    style_fidelity: 0..1, how far the negative prompt's side is kept from looking at it; at 1 that side does
+    not, at no cost. What the reference's pass leaves lives in the options of one call and ends with it.
+    Raises ControlError for a style fidelity out of range.
+    """
+
+    def __init__(self, style_fidelity: float = 0.5):
+        super().__init__()
+        if not 0 <= style_fidelity <= 1:
+            raise ControlError(f"style_fidelity is {style_fidelity}; expected 0 to 1.")
+        self.style_fidelity = style_fidelity
+        # Tells apply nodes to ask for a VAE.
+        self.latent_format = True
+        # The encoded reference, by the sides of the latent; kept across runs.
+        self.latents: dict[tuple[int, int], Tensor] = {}
+
+    def copy(self) -> "ReferenceControl":
+        other = ReferenceControl(self.style_fidelity)
+        self.copy_to(other)
+        other.latents = self.latents
+        return other
+
+    def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> "ReferenceControl":
+        other = self.copy()
+        if autoregister:
+            self.multigpu_clones[load_device] = other
+        return other
+
+    def set_cond_hint(self, cond_hint: Tensor, *args: Any, **options: Any) -> "ReferenceControl":
+        super().set_cond_hint(prepare_hint(cond_hint), *args, **options)
+        self.latents = {}
+        return self
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+        super().pre_run(model, percent_to_timestep_function)
+        config = base_config(model, "the reference control")
+        if self.vae is None or self.cond_hint_original is None:
+            raise HintError(
+                "the reference control needs its picture and a VAE to read it; connect both, the base "
+                "model's VAE, to an Apply ControlNet node."
+            )
+        self.blocks = list(transformer_blocks(config))
+        self.block_weights = self.weighting.blocks.of_unet(len(config.residual_channels) - 1)
+        # Runs that are interrupted are not cleaned up: a control must not keep the model alive.
+        self.model = weakref.ref(model)
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+        """Bytes of the keys and values that a step keeps, for pictures of at most 1024x1024."""
+        kept = 0
+        if self.cond_hint_original is not None:
+            images, _, height, width = self.cond_hint_original.shape
+            sides = 1 if self.style_fidelity == 1 else 2
+            kept = sides * images * min(height * width, 1024**2) * _VALUES_PER_PIXEL
+        size = comfy.model_management.dtype_size(dtype)
+        return kept * size + int(super().inference_memory_requirements(dtype))
+
+    def rows(self, call: Call) -> list[float]:
+        gains = [1.0 if side == COND else 1 - self.style_fidelity for side in call.sides for _ in call.frames]
+        return [row * gain for row, gain in zip(super().rows(call), gains, strict=True)]
+
+    def parts(self, call: Call, rows: list[float]) -> Parts | None:
+        if any(rows):
+            self._read(call, rows)
+        return None
+
+    def _read(self, call: Call, rows: list[float]) -> None:
+        """Let the self-attentions of the call that is being answered read the reference."""
+        latent, noise = self._reference(call)
+        batch, count = call.batch, latent.shape[0]
+        chunks = [c for c in range(call.chunks) if any(rows[c * batch : (c + 1) * batch])]
+        images = sorted({frame % count for frame in call.frames})
+        recording = self._write(call, chunks, images, latent, noise)
+        sources = [
+            chunks.index(c) * len(images) + images.index(frame % count) if c in chunks else 0
+            for c in range(call.chunks)
+            for frame in call.frames
+        ]
+        strengths = torch.tensor(rows, device=call.x.device)
+        replaced = call.options.get("patches_replace", {})
+        attentions = dict(replaced.get("attn1", {}))
+        for place, (keys, values) in recording.kept.items():
+            present = attentions.get(place, attentions.get(place[:2]))
+            block = self.block_weights[place[:2]]
+            # A self-attention that another pack replaced is left to it: it may be no attention any more.
+            if block == 0 or not (present is None or isinstance(present, Reading)):
+                continue
+            attentions[place] = Reading(
+                _attention if present is None else present.over,
+                keys,
+                values,
+                sources,
+                [row * block for row in rows],
+                strengths * block,
+                lambda q: self.mask_for(q, call),
+            )
+        # The dictionaries are shared with other calls: new ones take their places.
+        call.options["patches_replace"] = {**replaced, "attn1": attentions}
+
+    def _write(
+        self, call: Call, chunks: list[int], images: list[int], latent: Tensor, noise: Tensor
+    ) -> Recording:
+        """The reference's own pass: each of its images once for each side, under the side's prompt.
+
+        Where the prompt differs over a batch, that of the image's first latent counts.
+        """
+        assert self.run is not None
+        frames = [frame % latent.shape[0] for frame in call.frames]
+        asked = call.at_rows([c * call.batch + frames.index(i) for c in chunks for i in images], chunks)
+        chosen = [i for _ in chunks for i in images]
+        cond = {name: v for name, v in asked.cond.items() if name not in ("control", "transformer_options")}
+        if "c_concat" in cond:
+            cond["c_concat"] = _beside(latent[chosen], cond["c_concat"])
+        recording = Recording(_attention)
+        options = {name: v for name, v in asked.options.items() if name not in _OF_THE_PICTURE}
+        options["patches_replace"] = {"attn1": dict.fromkeys(self.blocks, recording)}
+        x = self.run.sampling.noise_scaling(asked.t, noise[chosen], latent[chosen])
+        self._model().apply_model(x, asked.t, **cond, transformer_options=options)
+        return recording
+
+    def _reference(self, call: Call) -> tuple[Tensor, Tensor]:
+        """(latent, noise) of the reference images [R,C,H,W], at the picture's size, on its device."""
+        assert self.run is not None
+        sides = (call.x.shape[-2], call.x.shape[-1])
+        key = sides, call.x.device
+        if key not in self.run.features:
+            if sides not in self.latents:
+                self.latents[sides] = self._encode(*sides)
+            latent = self._model().process_latent_in(self.latents[sides]).to(call.x)
+            if latent.shape[1:] != call.x.shape[1:]:
+                raise HintError(
+                    f"the VAE makes latents of shape {tuple(latent.shape[1:])}, and the model draws "
+                    f"{tuple(call.x.shape[1:])}; connect the VAE of the base model."
+                )
+            # The same noise in every step, run and image, so that the reference holds still.
+            noise = torch.randn(latent[:1].shape, generator=torch.Generator().manual_seed(0))
+            self.run.features[key] = latent, noise.to(latent).expand_as(latent)
+        latent, noise = self.run.features[key]
+        return latent, noise
+
+    def _model(self) -> Any:
+        model = self.model()
+        assert model is not None, "a control is only asked while its model runs"
+        return model
+
+    def _encode(self, height: int, width: int) -> Tensor:
+        ratio = self.compression_ratio
+        image = self.cond_hint_original
+        assert image is not None
+        method = "area" if image.shape[-2] > height * ratio else "bicubic"
+        image = comfy.utils.common_upscale(image, width * ratio, height * ratio, method, "center")
+        with models_kept_loaded():
+            latent = self.vae.encode(image.clamp(0, 1).movedim(1, -1))
+        return latent.to(comfy.model_management.unet_offload_device())
+
+
+def _beside(latent: Tensor, concat: Tensor) -> Tensor:
+    """What an inpainting model reads beside the reference: nothing masked, and the reference itself."""
+    masks = concat.shape[1] - latent.shape[1]
+    if masks < 0:
+        return torch.zeros_like(concat)
+    return torch.cat([latent.new_zeros(latent.shape[0], masks, *latent.shape[2:]), latent], dim=1)
