@@ -81,7 +81,8 @@ def _check_sizes(network: Any, model: Any) -> None:
         if value != expected[what]:
             raise BaseMismatchError(
                 f"this ControlNet does not fit the model: its {what} is {value}, the model's "
-                f"{expected[what]} (prompts of SD1.5: 768, SD2.x: 1024, SDXL: 2048). Load a ControlNet made for this model."
+                f"{expected[what]} (prompts of SD1.5: 768, SD2.x: 1024, SDXL: 2048). Load a "
+                "ControlNet made for this model."
             )
 
 

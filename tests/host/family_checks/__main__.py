@@ -60,7 +60,7 @@ class Spy(comfy.controlnet.ControlBase):
         self.asked.append((x_noisy, t, dict(cond), batched_number, dict(transformer_options)))
 
 
-class NotMeant(Exception):
+class NotMeantError(Exception):
     pass
 
 
@@ -163,7 +163,7 @@ class Bench:
         net = getattr(self.control, "control_model", None)
         rows: list[int] = []
         if net is None:
-            raise NotMeant
+            raise NotMeantError
         handle = net.register_forward_pre_hook(
             lambda _module, inputs, named: rows.append(named["x"].shape[0]), with_kwargs=True
         )
@@ -209,7 +209,7 @@ def silence_is_absence(b: Bench) -> None:
     for prompts in inactive:
         try:
             rows, handle = b.count_runs()
-        except NotMeant:
+        except NotMeantError:
             rows, handle = [], None
         same(b.draw(prompts), bare)
         if handle:
@@ -267,7 +267,7 @@ def without_uncond_gain_only_the_cond_half_runs(b: Bench) -> None:
 
 def a_vae_hint_is_encoded_once(b: Bench) -> None:
     if b.vae is None:
-        raise NotMeant
+        raise NotMeantError
     b.hint = b.hints(1, seed=77)
     b.vae.encoded = 0
     prompts = b.ours()
@@ -297,7 +297,7 @@ def every_window_gets_its_frames(b: Bench) -> None:
 def sampling_in_windows_is_sampling_frame_by_frame(b: Bench) -> None:
     """Networks look at each latent by itself, so windows and batches must give the same."""
     if len(b.family.latent) > 3:
-        raise NotMeant
+        raise NotMeantError
     windows = importlib.import_module("comfy_extras.nodes_context_windows").ContextWindowsManualNode
     for anchor in (False, True):
         model = windows.execute(
@@ -311,7 +311,7 @@ def sampling_in_windows_is_sampling_frame_by_frame(b: Bench) -> None:
 
 def a_clone_for_another_device_says_the_same(b: Bench) -> None:
     if b.family.name == "sd15_control_lora":
-        raise NotMeant
+        raise NotMeantError
     prompts = b.ours()
     control = prompts["positive"][0][1]["control"]
     expected = entries(b.answer(prompts))
@@ -333,7 +333,7 @@ def chains_with_the_hosts_in_both_orders(b: Bench) -> None:
 
 def the_hosts_union_type_is_kept(b: Bench) -> None:
     if b.family.name != "flux_union":
-        raise NotMeant
+        raise NotMeantError
     node = importlib.import_module("comfy_extras.nodes_controlnet").SetUnionControlNetType
     pictures = []
     for kind in ("auto", "depth", "tile"):
@@ -342,6 +342,21 @@ def the_hosts_union_type_is_kept(b: Bench) -> None:
         same(b.draw(b.ours(control_net=control)), theirs, 1e-5)
         assert not any(torch.equal(theirs, other) for other in pictures), kind
         pictures.append(theirs)
+
+
+def another_kind_of_base_is_refused(b: Bench) -> None:
+    name = "sd3" if b.family.name.startswith("sd15") else "sd15_controlnet"
+    (other,) = (family for family in FAMILIES if family.name == name)
+    stranger = SimpleNamespace(model=other.model().model)
+    for prompts in (b.ours(), b.merged("sum", {}, {"strength": 0.5})):
+        control = prompts["positive"][0][1]["control"]
+        try:
+            control.pre_run(stranger.model, stranger.model.model_sampling.percent_to_sigma)
+        except ValueError as refusal:
+            assert type(refusal).__name__ == "BaseMismatchError", refusal
+            assert type(stranger.model).__name__ in str(refusal) and "Load a ControlNet" in str(refusal)
+        else:
+            raise AssertionError("a base of another kind was taken")
 
 
 def one_unit_is_plain_apply_in_every_mode(b: Bench) -> None:
@@ -390,6 +405,7 @@ CHECKS = [
     a_clone_for_another_device_says_the_same,
     chains_with_the_hosts_in_both_orders,
     the_hosts_union_type_is_kept,
+    another_kind_of_base_is_refused,
     one_unit_is_plain_apply_in_every_mode,
     two_units_merge,
     strengths_go_by_time_and_frame,
@@ -399,7 +415,7 @@ CHECKS = [
 def outcome(check: Any, bench: Bench) -> str:
     try:
         check(bench)
-    except NotMeant:
+    except NotMeantError:
         return "-"
     except Exception as problem:
         where = traceback.extract_tb(problem.__traceback__)[-1]

@@ -133,7 +133,7 @@ class Family:
     extra: Callable[[int], dict[str, Any]] = field(default=lambda seed: {})
 
     def control(self, load: Callable[[dict], Any]) -> Any:
-        with _all(self.patches()):
+        with _All(self.patches()):
             return load({key: value.contiguous() for key, value in self.file().items()})
 
     def prompt(self, seed: int) -> list:
@@ -143,7 +143,7 @@ class Family:
         return [[tokens, {"pooled_output": pooled, **self.extra(seed)}]]
 
 
-class _all:
+class _All:
     def __init__(self, patches: list[Any]):
         self.patches = patches
 
