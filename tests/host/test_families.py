@@ -33,6 +33,22 @@ FAMILIES = [
 ]
 
 
+def in_host(root: Path, script: Path, *arguments: str | Path) -> None:
+    """Run a script by a host's own interpreter in the host's folder; fails the test with its error output."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        [str(host_python(root)), str(script), *map(str, arguments)],
+        check=False,
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 @pytest.fixture(
     scope="module",
     params=HOSTS or [pytest.param(None, marks=pytest.mark.skip(reason=HOW_TO_GET_A_HOST))],
@@ -44,13 +60,7 @@ def outcomes(
     """For each family and check "ok", "-" where the check means nothing, or what went wrong."""
     root: Path = request.param
     results = tmp_path_factory.mktemp("families") / "results.json"
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    command = [str(host_python(root)), str(CHECKS), str(REPO), str(results)]
-    done = subprocess.run(
-        command, check=False, cwd=root, env=environment, capture_output=True, text=True, timeout=600
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_host(root, CHECKS, REPO, results)
     return json.loads(results.read_text())
 
 

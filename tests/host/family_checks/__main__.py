@@ -4,7 +4,6 @@ Writes for each family and check "ok", "-" where a check means nothing, or what 
 """
 
 import importlib
-import importlib.util
 import json
 import logging
 import sys
@@ -27,23 +26,13 @@ import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
 sys.path.append(str(HERE))
+from packs import load_pack  # noqa: E402
 from tiny import FAMILIES, Family, TinyVAE  # noqa: E402
 
 # The host's own nodes ask for its server only when they show pictures.
 import nodes as host_nodes  # noqa: E402
 
 COND, UNCOND = 0, 1
-
-
-def load_pack(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(
-        "cnet_pack", path / "__init__.py", submodule_search_locations=[str(path)]
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["cnet_pack"] = module
-    spec.loader.exec_module(module)
-    return {node.define_schema().node_id: node for node in importlib.import_module("cnet_pack.nodes").NODES}
 
 
 class Spy(comfy.controlnet.ControlBase):
