@@ -1,4 +1,4 @@
-"""The host's TorchCompileModel with two of our controls: the same result, and nothing compiled anew per step."""
+"""The host's TorchCompileModel with two of our controls: the same result, and no graph compiled per step."""
 
 import json
 import shutil
