@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 
 import torch
 from einops import rearrange
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cnet_core.checkpoints import load_unet, read_state_dict, save_controlnet, save_unet
+from cnet_core.checkpoints import load_unet, read_state_dict, save_controlnet, save_network, save_unet
 from cnet_core.checkpoints.shapes import CONFIG_KEY
 from cnet_core.networks.autoencoder import AutoencoderConfig, TinyAutoencoder
 from cnet_core.networks.config import UNetConfig
@@ -59,15 +58,31 @@ PLANS = {
 
 def save(module: nn.Module, path: Path, config: Any, **metadata: str) -> None:
     """Write a small network in half precision, with its configuration as JSON in the metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    tensors = {key: value.half().contiguous() for key, value in module.state_dict().items()}
-    save_file(tensors, part, {CONFIG_KEY: json.dumps(dataclasses.asdict(config)), **metadata})
-    part.replace(path)
+    described = {CONFIG_KEY: json.dumps(dataclasses.asdict(config)), **metadata}
+    save_network(module, path, described, torch.float16)
 
 
 def frozen(module: Net) -> Net:
     return module.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def load_autoencoder(weights: Path) -> tuple[TinyAutoencoder, float]:
+    """The autoencoder in a folder of mini checkpoints, and the factor from its latents to the UNet's."""
+    file = read_state_dict(weights / "autoencoder.safetensors")
+    net = TinyAutoencoder(AUTOENCODER)
+    net.load_state_dict(file.tensors)
+    return frozen(net), float(file.metadata["cnet.latent_scale"])
+
+
+def load_base(weights: Path) -> tuple[UNet, WordEncoder]:
+    """The UNet and the text encoder in a folder of mini checkpoints."""
+    text = WordEncoder(TEXT)
+    text.load_state_dict(read_state_dict(weights / "text_encoder.safetensors").tensors)
+    return frozen(load_unet(weights / "unet.safetensors")), frozen(text)
+
+
+def control_file(weights: Path, kind: str) -> Path:
+    return weights / "controlnet" / f"cnet_mini_{kind}.safetensors"
 
 
 def latent_colours(images: Tensor, latents: Tensor) -> list[list[float]]:
@@ -115,18 +130,14 @@ class Maker:
             self.states / f"{name}.pt",
         )
 
-    def load_encoder(self) -> Callable[[Tensor], Tensor]:
+    def encoder(self) -> Callable[[Tensor], Tensor]:
         """From pictures in -1..1 to the latents that the UNet sees."""
-        file = read_state_dict(self.weights / "autoencoder.safetensors")
-        net = TinyAutoencoder(AUTOENCODER)
-        net.load_state_dict(file.tensors)
-        frozen(net)
-        scale = float(file.metadata["cnet.latent_scale"])
+        net, scale = load_autoencoder(self.weights)
         return lambda images: net.encode(images) * scale
 
     def base(self) -> None:
         plan = self.plans["base"]
-        encode = self.load_encoder()
+        encode = self.encoder()
         torch.manual_seed(plan.seed)
         unet, text = UNet(CONFIG), WordEncoder(TEXT)
         # As in LDM, the last convolution and each block's last one start at zero.
@@ -145,15 +156,10 @@ class Maker:
         save(text, self.weights / "text_encoder.safetensors", TEXT)
         save_unet(unet, self.weights / "unet.safetensors", {"cnet.prediction": "v"}, torch.float16)
 
-    def load_base(self) -> tuple[UNet, WordEncoder]:
-        text = WordEncoder(TEXT)
-        text.load_state_dict(read_state_dict(self.weights / "text_encoder.safetensors").tensors)
-        return frozen(load_unet(self.weights / "unet.safetensors")), text.eval().requires_grad_(False)
-
     def control(self, kind: str) -> None:
         plan = self.plans[kind]
-        encode = self.load_encoder()
-        unet, text = self.load_base()
+        encode = self.encoder()
+        unet, text = load_base(self.weights)
         torch.manual_seed(plan.seed)
         net = ControlNet.from_unet(unet, hint_widths=HINT_WIDTHS).to(memory_format=torch.channels_last)
         train(
@@ -165,15 +171,12 @@ class Maker:
             self.states / f"{kind}.pt",
             decay=0.99,
         )
-        save_controlnet(net, self.control_file(kind), {"cnet.kind": kind}, torch.float16)
-
-    def control_file(self, kind: str) -> Path:
-        return self.weights / "controlnet" / f"cnet_mini_{kind}.safetensors"
+        save_controlnet(net, control_file(self.weights, kind), {"cnet.kind": kind}, torch.float16)
 
     def run(self, stage: str) -> None:
         """Run one stage unless its file is there."""
         if stage in HINTS:
-            done, make = self.control_file(stage), lambda: self.control(stage)
+            done, make = control_file(self.weights, stage), lambda: self.control(stage)
         else:
             done = self.weights / {"autoencoder": "autoencoder", "base": "unet"}[stage]
             done, make = done.with_suffix(".safetensors"), getattr(self, stage)

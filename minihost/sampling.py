@@ -7,7 +7,7 @@ data + sigma * noise, [B,C,H,W]; a denoiser maps (x, sigma) to the data it expec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,12 +19,21 @@ from .guidance import Guider
 from .shims import model_management
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-OnStep = Callable[[], None]
+# Called in each step, when the data is known, with the number of the step, the data, and x.
+OnStep = Callable[[int, Tensor, Tensor], None]
 
 
-def prepare_noise(shape: torch.Size, seed: int) -> Tensor:
-    """The noise of a seed: torch's CPU generator in float32; the global one is left alone."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+def prepare_noise(shape: torch.Size, seed: int, places: Sequence[int] | None = None) -> Tensor:
+    """The noise of a seed: torch's CPU generator in float32; the global one is left alone.
+
+    places: for each latent of the batch its place in the batch that it was taken from: it gets the noise of
+    that place, and latents of one place the same.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if places is None:
+        return torch.randn(shape, generator=generator, dtype=torch.float32)
+    each = [torch.randn((1, *shape[1:]), generator=generator) for _ in range(max(places) + 1)]
+    return torch.cat([each[place] for place in places])
 
 
 def _timesteps_between(levels: Any, count: int, drop_last: bool) -> Tensor:
@@ -84,10 +93,10 @@ def make_sigmas(levels: Any, scheduler: str, steps: int, denoise: float = 1.0) -
 
 def sample_euler(denoise: Denoiser, x: Tensor, sigmas: Tensor, on_step: OnStep) -> Tensor:
     """Algorithm 2 of arXiv 2206.00364 without churn or second order correction: a straight line per step."""
-    for sigma, following in pairwise(sigmas):
-        slope = (x - denoise(x, sigma)) / sigma
-        x = x + slope * (following - sigma)
-        on_step()
+    for i, (sigma, following) in enumerate(pairwise(sigmas)):
+        data = denoise(x, sigma)
+        on_step(i, data, x)
+        x = x + (x - data) / sigma * (following - sigma)
     return x
 
 
@@ -100,6 +109,7 @@ def sample_dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor, on_step: OnSte
     before: Tensor | None = None
     for i, (sigma, following) in enumerate(pairwise(sigmas)):
         data = denoise(x, sigma)
+        on_step(i, data, x)
         ratio = following / sigma
         expected = data
         if before is not None and following > 0:
@@ -107,7 +117,6 @@ def sample_dpmpp_2m(denoise: Denoiser, x: Tensor, sigmas: Tensor, on_step: OnSte
             expected = (1 + 1 / (2 * r)) * data - 1 / (2 * r) * before
         x = ratio * x + (1 - ratio) * expected
         before = data
-        on_step()
     return x
 
 
@@ -116,29 +125,27 @@ SAMPLERS = {"euler": sample_euler, "dpmpp_2m": sample_dpmpp_2m}
 
 def sample(
     patcher: Any,
+    noise: Tensor,
     latent: Tensor,
     positive: list,
     negative: list,
     *,
-    seed: int,
-    steps: int,
+    sigmas: Tensor,
     cfg: float,
     sampler: str,
-    scheduler: str,
-    denoise: float = 1.0,
+    on_step: OnStep = lambda i, data, x: None,
+    progress: bool = True,
     title: str = "Sampling",
 ) -> Tensor:
-    """Denoise a latent [B,C,H,W] as the host's KSampler does.
+    """Denoise a latent [B,C,H,W] with noise of its shape from the first noise level to the last, as the host.
 
     Raises InterruptProcessingException at the next step after a request to stop; as in the host, only a run
     that finishes calls the controls' cleanup.
     """
     guider = Guider(patcher, positive, negative, cfg)
     levels = patcher.get_model_object("model_sampling")
-    sigmas = make_sigmas(levels, scheduler, steps, denoise)
     if len(sigmas) == 0:
         return latent
-    noise = prepare_noise(latent.shape, seed)
     device = patcher.load_device
     sigmas, noise, latent = sigmas.to(device), noise.to(device), latent.to(device, torch.float32)
     with guider.run(noise) as denoiser:
@@ -148,13 +155,14 @@ def sample(
         from_noise = math.isclose(float(sigmas[0]), highest, rel_tol=1e-5) or float(sigmas[0]) > highest
         x = levels.noise_scaling(sigmas[0], noise, latent, from_noise)
         guider.sample_sigmas = sigmas
-        with tqdm(total=len(sigmas) - 1, desc=title, unit="step") as bar:
+        with tqdm(total=len(sigmas) - 1, desc=title, unit="step", disable=not progress) as bar:
 
-            def on_step() -> None:
+            def each_step(i: int, data: Tensor, x: Tensor) -> None:
                 bar.update()
+                on_step(i, data, x)
                 model_management.throw_exception_if_processing_interrupted()
 
             model_management.throw_exception_if_processing_interrupted()
-            x = SAMPLERS[sampler](denoiser, x, sigmas, on_step)
+            x = SAMPLERS[sampler](denoiser, x, sigmas, each_step)
         x = levels.inverse_noise_scaling(sigmas[-1], x)
     return guider.model.process_latent_out(x.float()).to(model_management.intermediate_device())

@@ -18,7 +18,8 @@ MANY = 20
 
 
 def is_link(value: Any) -> bool:
-    return isinstance(value, list)
+    """Whether a checked input is a link, [node id, output number], and no value that is a list."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int
 
 
 def label(prompt: Prompt, node_id: str) -> str:
@@ -54,8 +55,8 @@ def output_nodes(prompt: Prompt, nodes: Nodes) -> list[str]:
 
 
 def links(prompt: Prompt, node_id: str) -> dict[str, list]:
-    """A node's linked inputs."""
-    return {key: value for key, value in prompt[node_id].get("inputs", {}).items() if is_link(value)}
+    """A node's linked inputs: before they are checked every list is meant as a link."""
+    return {key: value for key, value in prompt[node_id].get("inputs", {}).items() if isinstance(value, list)}
 
 
 def execution_order(prompt: Prompt, outputs: list[str]) -> list[str]:
@@ -127,8 +128,9 @@ def check_node(prompt: Prompt, node_id: str, nodes: Nodes) -> list[str]:
                 )
             continue
         value = inputs[spec.name]
-        if is_link(value):
+        if isinstance(value, list):
             problem, received[spec.name] = check_link(prompt, value, spec, nodes, "input_types" in own_check)
+            inputs[spec.name] = [str(value[0]), *value[1:]] if value else value
         else:
             if isinstance(value, dict) and "__value__" in value:
                 value = inputs[spec.name] = value["__value__"]

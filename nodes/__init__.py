@@ -1,18 +1,22 @@
-"""The nodes of the pack, one module per task. Read `host.py` for everything that they need of a host."""
+"""The nodes of the pack, one module per task. Read `host/` for everything that they need of a host."""
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, apply, demo, host, load, merge, schedule
+from . import annotate, apply, compare, demo, host, inspect, load, merge, preview, schedule, union
 
 NODES: list[type[io.ComfyNode]] = [
     load.LoadControlNet,
+    inspect.InspectCheckpoint,
     apply.ApplyControlNet,
+    union.UnionHints,
     merge.ControlUnit,
     merge.MergeControls,
+    compare.CompareControls,
     schedule.StrengthKeyframe,
-    # schedule.StrengthCurve,
+    schedule.StrengthCurve,
     schedule.FrameStrengths,
     schedule.Blocks,
+    preview.PreviewStrength,
     annotate.Canny,
     demo.LoadMiniSD,
     demo.ExampleImage,

@@ -37,7 +37,7 @@ class ApplyControlNet(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, positive, negative, control_net, image, vae=None, **weights) -> io.NodeOutput:
+    def execute(cls, positive, negative, control_net, image=None, vae=None, **weights) -> io.NodeOutput:
         wanted = weighting(**weights)
         conditioning.check_conditioning(control_net, positive + negative)
         control = conditioning.with_hint(control_net, image, wanted, vae)

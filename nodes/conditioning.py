@@ -1,30 +1,46 @@
 """From a CONTROL_NET and a hint to conditionings that carry the control."""
 
+from pathlib import PureWindowsPath
 from typing import Any
 
 from torch import Tensor
 
 from ..cnet_core.control.weighting import Weighting
 from ..cnet_core.errors import BaseMismatchError, HintError
-from .host import Control, HostControl, Steered
+from .host import Control, HostControl, MergedControl, Steered
 
 
 def check_conditioning(control: Any, conditioning: list) -> None:
     """Raise BaseMismatchError if the prompt was encoded for another base model than the control's."""
-    config = getattr(control.network.net, "config", None) if isinstance(control, Control) else None
-    if config is None or config.context_dim == 0:
+    if not isinstance(control, Control):
+        return
+    # Some networks read no text.
+    width = getattr(getattr(control.network.net, "config", None), "context_dim", 0)
+    if width == 0:
         return
     for tokens, _ in conditioning:
-        if tokens is not None and tokens.shape[-1] != config.context_dim:
+        if tokens is not None and tokens.shape[-1] != width:
             raise BaseMismatchError(
-                f"{control.network.label} reads prompts of width {config.context_dim}, and this prompt has "
+                f"{control.network.label} reads prompts of width {width}, and this prompt has "
                 f"width {tokens.shape[-1]} (SD1.5: 768, SD2.x: 1024, SDXL: 2048). Load a ControlNet made for "
                 "the base model whose text encoder made the prompt."
             )
 
 
-def with_hint(control_net: Any, image: Tensor, weighting: Weighting, vae: Any = None) -> Steered:
-    """A copy of a CONTROL_NET, ours or the host's, that holds this hint IMAGE [B,H,W,C] and these weights."""
+def with_hint(control_net: Any, image: Tensor | None, weighting: Weighting, vae: Any = None) -> Steered:
+    """A copy of a CONTROL_NET, ours or the host's, that holds this hint IMAGE [B,H,W,C] and these weights.
+
+    image: None for a CONTROL_NET that holds its hints already. Raises HintError for a missing hint, or one
+    too many, and for a missing VAE.
+    """
+    typed = getattr(control_net, "typed_hints", {})
+    if image is None and not typed:
+        raise HintError("this control has no hint; connect an image to the image input.")
+    if image is not None and typed:
+        raise HintError(
+            "this ControlNet already holds its hints, from Union Hints; disconnect the image input, or Union "
+            "Hints."
+        )
     if getattr(control_net, "latent_format", None) is not None and vae is None:
         raise HintError(
             "this ControlNet reads its hint as a latent; connect the base model's VAE to the vae input."
@@ -34,7 +50,8 @@ def with_hint(control_net: Any, image: Tensor, weighting: Weighting, vae: Any = 
         control = HostControl(control)
     timing = weighting.timing
     span = (timing.start_percent, timing.end_percent)
-    control.set_cond_hint(image.movedim(-1, 1), timing.strength, span, vae=vae)
+    hint = next(iter(typed.values())) if image is None else image.movedim(-1, 1)
+    control.set_cond_hint(hint, timing.strength, span, vae=vae)
     control.weighting = weighting
     return control
 
@@ -57,3 +74,31 @@ def attach(control: Any, positive: list, negative: list) -> tuple[list, list]:
             )
         outputs.append(entries)
     return outputs[0], outputs[1]
+
+
+def chain_of(conditioning: list) -> list[Any]:
+    """Every control that a conditioning carries, first to last, those inside merged ones too."""
+    found: list[Any] = []
+    for _, options in conditioning:
+        control, chain = options.get("control"), []
+        while control is not None:
+            chain.append(control)
+            control = control.previous_controlnet
+        for link in reversed(chain):
+            found += link.controls if isinstance(link, MergedControl) else [link]
+    return list(dict.fromkeys(found))
+
+
+def names_of(controls: list) -> list[str]:
+    """Short names to tell controls apart: the network's file, or the class; numbered where they repeat."""
+    names = [_name(control) for control in controls]
+    return [
+        name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}"
+        for i, name in enumerate(names)
+    ]
+
+
+def _name(control: Any) -> str:
+    if isinstance(control, Control):
+        return PureWindowsPath(control.network.label.split(" (")[0]).stem
+    return type(control.inner if isinstance(control, HostControl) else control).__name__

@@ -35,6 +35,10 @@ class LoadMiniSD(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls) -> list[tuple[int, int] | None]:
+        return mini.fingerprint(host.MINI_WEIGHTS)
+
+    @classmethod
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(*mini.load(host.MINI_WEIGHTS))
 

@@ -10,6 +10,7 @@ from ..cnet_core.control.schedule import Schedule
 from ..cnet_core.control.timing import Timing
 from ..cnet_core.control.weighting import BALANCES, Weighting
 from ..cnet_core.errors import ControlError
+from . import host
 
 ScheduleType = io.Custom("CNET_SCHEDULE")
 BlocksType = io.Custom("CNET_BLOCKS")
@@ -39,9 +40,11 @@ def control_inputs() -> list[io.Input]:
         ),
         io.Image.Input(
             "image",
+            optional=True,
             tooltip=(
                 "The hint: edges, a pose, a depth map, ... as this ControlNet was trained on. It is fitted "
-                "to the picture's size by cropping to its shape from the centre."
+                "to the picture's size by cropping to its shape from the centre. Only a ControlNet that "
+                "comes from Union Hints needs none."
             ),
         ),
     ]
@@ -80,6 +83,16 @@ def timing_inputs() -> list[io.Input]:
             ),
         ),
     ]
+
+
+def steps_input() -> io.Input:
+    return io.Int.Input("steps", default=20, min=1, max=10000, tooltip="As in the sampler.")
+
+
+def scheduler_input() -> io.Input:
+    return io.Combo.Input(
+        "scheduler", options=host.SCHEDULERS, tooltip="As in the sampler: how the noise levels are spaced."
+    )
 
 
 def vae_input() -> io.Input:

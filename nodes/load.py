@@ -6,6 +6,8 @@ from comfy_api.latest import io
 
 from . import host
 
+NO_BASE = "none"
+
 
 class LoadControlNet(io.ComfyNode):
     @classmethod
@@ -31,8 +33,8 @@ class LoadControlNet(io.ComfyNode):
                     "model",
                     optional=True,
                     tooltip=(
-                        "Only for difference ControlNets, whose weights are differences to a base model: "
-                        "that model."
+                        "Only for Control-LoRAs and difference ControlNets, whose weights add to a base "
+                        "model's: that model, with its LoRAs."
                     ),
                 ),
                 io.Combo.Input(
@@ -57,6 +59,14 @@ class LoadControlNet(io.ComfyNode):
                         "auto: as the file's metadata says."
                     ),
                 ),
+                io.Combo.Input(
+                    "base_control_net",
+                    options=[NO_BASE, *host.controlnet_files()],
+                    default=NO_BASE,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Only for CtrLoRA: the base ControlNet that the file was trained on.",
+                ),
             ],
             outputs=[
                 io.ControlNet.Output(
@@ -67,13 +77,21 @@ class LoadControlNet(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, control_net_name: str, **settings) -> str:
-        """Load again when the file was replaced."""
-        status = os.stat(host.controlnet_path(control_net_name))
-        return f"{status.st_mtime_ns} {status.st_size}"
+    def fingerprint_inputs(cls, control_net_name: str, base_control_net: str = NO_BASE, **settings) -> str:
+        """Load again when a file was replaced."""
+        names = [name for name in (control_net_name, base_control_net) if name != NO_BASE]
+        stats = [os.stat(host.controlnet_path(name)) for name in names]
+        return " ".join(f"{stat.st_mtime_ns} {stat.st_size}" for stat in stats)
 
     @classmethod
     def execute(
-        cls, control_net_name: str, model=None, precision="auto", global_average_pooling="auto"
+        cls,
+        control_net_name: str,
+        model=None,
+        precision="auto",
+        global_average_pooling="auto",
+        base_control_net=NO_BASE,
     ) -> io.NodeOutput:
-        return io.NodeOutput(host.load_control(control_net_name, model, precision, global_average_pooling))
+        base = None if base_control_net == NO_BASE else base_control_net
+        control = host.load_control(control_net_name, model, precision, global_average_pooling, base)
+        return io.NodeOutput(control)

@@ -58,6 +58,33 @@ class Unit:
         return not self.enabled or self.control.weighting.absent
 
 
+def units_input(least: int = 1) -> io.Input:
+    """Slots for `least` units and more; `controls_of` takes what they bring."""
+    return io.Autogrow.Input(
+        "units",
+        template=io.Autogrow.TemplatePrefix(
+            UnitType.Input("unit", tooltip="A control with its hint, from Control Unit."),
+            prefix="unit",
+            min=least,
+            max=16,
+        ),
+        tooltip="The controls to combine.",
+    )
+
+
+def controls_of(units: dict[str, Unit], prompts: list) -> list[host.Steered]:
+    """The controls of the units that say anything at all, in order.
+
+    Raises ControlError for a slot that holds something else, BaseMismatchError for a control that cannot read
+    these prompts.
+    """
+    for slot, unit in units.items():
+        if not isinstance(unit, Unit):
+            raise ControlError(f"{slot} is no control unit; connect the output of a Control Unit node.")
+        conditioning.check_conditioning(unit.control, prompts)
+    return [unit.control for unit in units.values() if not unit.absent]
+
+
 class ControlUnit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -83,7 +110,7 @@ class ControlUnit(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, control_net, image, vae=None, enabled=True, **weights) -> io.NodeOutput:
+    def execute(cls, control_net, image=None, vae=None, enabled=True, **weights) -> io.NodeOutput:
         return io.NodeOutput(
             Unit(conditioning.with_hint(control_net, image, weighting(**weights), vae), enabled)
         )
@@ -103,16 +130,7 @@ class MergeControls(io.ComfyNode):
             search_aliases=["multi controlnet", "combine controlnets", "pose and depth"],
             inputs=[
                 *conditioning_inputs(),
-                io.Autogrow.Input(
-                    "units",
-                    template=io.Autogrow.TemplatePrefix(
-                        UnitType.Input("unit", tooltip="A control with its hint, from Control Unit."),
-                        prefix="unit",
-                        min=1,
-                        max=16,
-                    ),
-                    tooltip="The controls to combine.",
-                ),
+                units_input(),
                 io.DynamicCombo.Input(
                     "mode",
                     options=[io.DynamicCombo.Option(mode, _mode_inputs(mode)) for mode in MODE_DESCRIPTIONS],
@@ -125,11 +143,7 @@ class MergeControls(io.ComfyNode):
     @classmethod
     def execute(cls, positive, negative, units: dict[str, Unit], mode: dict) -> io.NodeOutput:
         rule = Rule(mode["mode"], mode.get("softness", 0.0))
-        for slot, unit in units.items():
-            if not isinstance(unit, Unit):
-                raise ControlError(f"{slot} is no control unit; connect the output of a Control Unit node.")
-            conditioning.check_conditioning(unit.control, positive + negative)
-        controls = [unit.control for unit in units.values() if not unit.absent]
+        controls = controls_of(units, positive + negative)
         if not controls:
             return io.NodeOutput(positive, negative)
         return io.NodeOutput(*conditioning.attach(host.MergedControl(controls, rule), positive, negative))

@@ -16,12 +16,18 @@ from ..cnet_core.networks.autoencoder import AutoencoderConfig, TinyAutoencoder
 from ..cnet_core.networks.text_encoder import WordEncoder, WordEncoderConfig
 from . import host
 
+FILES = ("unet.safetensors", "autoencoder.safetensors", "text_encoder.safetensors")
+
+
+def fingerprint(folder: Path) -> list[tuple[int, int] | None]:
+    """Time of change in nanoseconds and size of each file that `load` reads; None for a missing one."""
+    paths = [folder / name for name in FILES]
+    return [(p.stat().st_mtime_ns, p.stat().st_size) if p.is_file() else None for p in paths]
+
 
 def load(folder: Path) -> tuple[Any, "MiniCLIP", "MiniVAE"]:
     """(MODEL, CLIP, VAE) of the mini checkpoints in a folder. CheckpointError for one missing or damaged."""
-    unet = read_state_dict(folder / "unet.safetensors")
-    autoencoder = read_state_dict(folder / "autoencoder.safetensors")
-    text = read_state_dict(folder / "text_encoder.safetensors")
+    unet, autoencoder, text = (read_state_dict(folder / name) for name in FILES)
     model = host.diffusion_model(
         unet_config(unet.tensors, unet.metadata),
         unet.tensors,

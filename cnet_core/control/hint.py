@@ -1,6 +1,7 @@
 """Control images as the networks want them."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import HintError
@@ -9,8 +10,11 @@ from ..errors import HintError
 def prepare_hint(image: Tensor, channels: int = 3) -> Tensor:
     """A hint [B,channels,H,W] in 0..1 of an image [B,C,H,W].
 
-    Grey images are repeated into three channels; of four channels the last is opacity, laid over black, the
-    background of every hint. Values are clamped to 0..1. The image itself is not changed.
+    An image of as many channels as the network wants passes as it is. A network of three channels or one also
+    takes the other pictures: of four channels the last is opacity, laid over black, the background of every
+    hint; grey is repeated into three channels; colour becomes its luminance (ITU-R BT.601), which for a grey
+    map in three channels is the map. Networks of other numbers read what no picture tells (a mask, several
+    maps) and take only images of just that number. Values are clamped to 0..1; the image is not changed.
     Raises HintError for another number of channels, an empty batch, and values that are not finite.
     """
     if image.ndim != 4 or 0 in image.shape:
@@ -27,14 +31,22 @@ def prepare_hint(image: Tensor, channels: int = 3) -> Tensor:
     image = image.float().clamp(0.0, 1.0)
     if found == channels:
         return image
-    if channels == 3 and found == 1:
-        return image.expand(-1, 3, -1, -1)
-    if channels == 3 and found == 4:
-        return image[:, :3] * image[:, 3:]
+    if channels in (1, 3) and found in (1, 3, 4):
+        if found == 4:
+            image = image[:, :3] * image[:, 3:]
+        if image.shape[1] == channels:
+            return image
+        return image.expand(-1, 3, -1, -1) if channels == 3 else luminance(image)
     raise HintError(
         f"the control image has {found} channels, and this ControlNet wants {channels}. "
         "Connect the kind of image that it was trained on."
     )
+
+
+def luminance(image: Tensor) -> Tensor:
+    """Grey [B,1,H,W] of colours [B,3,H,W] (ITU-R BT.601, section 2.5.1)."""
+    red, green, blue = image.split(1, dim=1)
+    return (0.299 * red + 0.587 * green + 0.114 * blue).clamp(max=1.0)
 
 
 def spread(features: Tensor, batch: int) -> Tensor:
@@ -43,3 +55,12 @@ def spread(features: Tensor, batch: int) -> Tensor:
         return features
     index = torch.arange(batch, device=features.device) % features.shape[0]
     return features[index]
+
+
+def extended(hint: Tensor, multiple: int) -> Tensor:
+    """A hint [B,C,H,W] whose last row and column are repeated until the sides are multiples of `multiple`.
+
+    Scaling to such sides instead would shift the hint against the picture.
+    """
+    down, right = (-side % multiple for side in hint.shape[-2:])
+    return F.pad(hint, (0, right, 0, down), mode="replicate") if down or right else hint

@@ -14,11 +14,12 @@ from torch import Tensor
 from ..errors import ControlError
 from .blocks import BlockWeights
 from .merge import Part
-from .schedule import Schedule
-from .timing import Timing
+from .schedule import Clock, Schedule
+from .timing import Timing, active
 
 # The index of a chunk of the prompt in the host's `cond_or_uncond`; everything else is the negative's side.
 COND = 0
+UNCOND = 1
 
 # Who leads: (preset of the blocks, gain on the negative's side). "promptless" is the release's guess mode,
 # CFG resolution weighting (arXiv 2302.05543, section 3.4): the hint alone tells what to draw.
@@ -84,12 +85,28 @@ class Weighting:
         """The strength at a share of sampling, within the range."""
         return self.timing.strength * self.schedule.at(percent)
 
+    def strength_when(
+        self, sigma: float, span: tuple[float, float] | None, percent: Callable[[float], float]
+    ) -> float:
+        """The strength at a noise level, without gains and frames; 0 outside the range.
+
+        span: the noise levels (at start, at end) of the range, None for all; percent: from a noise level to
+        the share of sampling done, asked only where there is a schedule over time.
+        """
+        if span is not None and not active(sigma, span):
+            return 0.0
+        if self.schedule.over_time is None:
+            return self.timing.strength
+        return self.strength_at(percent(sigma))
+
+    def gain(self, side: int) -> float:
+        """The factor of a side, given as in the host's cond_or_uncond."""
+        return self.cond_gain if side == COND else self.uncond_gain
+
     def rows(self, strength: float, sides: Sequence[int], frames: Sequence[int]) -> list[float]:
         """The strength of each row of a batch: for every side (the host's cond_or_uncond), every frame."""
         return [
-            strength * (self.cond_gain if side == COND else self.uncond_gain) * self.schedule.of_frame(frame)
-            for side in sides
-            for frame in frames
+            strength * self.gain(side) * self.schedule.of_frame(frame) for side in sides for frame in frames
         ]
 
     def weigh(
@@ -111,6 +128,17 @@ class Weighting:
                 continue
             parts.append(Part(residual, _rows_times(weight, rows, residual), mask_for(residual)))
         return parts
+
+
+def effective_strengths(
+    weighting: Weighting, sigmas: Sequence[float], clock: Clock, span: tuple[float, float] | None
+) -> list[tuple[float, float]]:
+    """(on the prompt's side, on the negative's side) at each noise level, for a frame of factor 1.
+
+    span as in Weighting.strength_when.
+    """
+    strengths = [weighting.strength_when(sigma, span, clock.percent) for sigma in sigmas]
+    return [(s * weighting.gain(COND), s * weighting.gain(UNCOND)) for s in strengths]
 
 
 def _rows_times(weight: float, rows: Sequence[float], residual: Tensor) -> float | Tensor:

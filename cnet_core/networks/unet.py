@@ -84,9 +84,20 @@ class Encoder(nn.Module):
             build,
         )
 
-    def embed(self, x: Tensor, timesteps: Tensor, context: Tensor | Text, y: Tensor | None) -> Inputs:
-        """Timestep (and vector condition `y`) as one embedding [B,4*model_channels], beside the text."""
+    def embed(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | Text,
+        y: Tensor | None,
+        addition: Tensor | None = None,
+    ) -> Inputs:
+        """Timestep (and vector condition `y`) as one embedding [B,4*model_channels], beside the text.
+
+        addition: a network's own, [B,4*model_channels].
+        """
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels, x.dtype))
+        emb = plus(emb, addition)
         if self.config.adm_in_channels is not None:
             if y is None or y.shape[-1] != self.config.adm_in_channels:
                 found = "none" if y is None else f"one of width {y.shape[-1]}"

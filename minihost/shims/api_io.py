@@ -97,7 +97,7 @@ class Input:
         for name in self.parameters:
             setattr(self, name, values.get(name, self.defaults.get(name)))
         self.optional = bool(self.optional)
-        self.extra_dict = self.extra_dict or {}
+        self.extra_dict = values.get("extra_dict") or {}
 
     def get_io_type(self) -> str:
         return self.io_type
@@ -122,6 +122,10 @@ class WidgetInput(Input):
     default: Any
     widget_type: str | None = None
     force_input: bool | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options; an Autogrow makes a socket of its widget, even of one that takes no such argument."""
+        return pruned({**super().as_dict(), "forceInput": self.force_input})
 
     def get_io_type(self) -> str:
         return self.widget_type if self.widget_type is not None else self.io_type
@@ -206,7 +210,7 @@ class StringInput(WidgetInput):
 class ComboInput(WidgetInput):
     """A choice. `options`: the values, or an Enum; `upload`: which kind of file the upload button takes."""
 
-    parameters = (
+    parameters: tuple[str, ...] = (
         *("id", "options", "display_name", "optional", "tooltip", "lazy", "default"),
         *("control_after_generate", "upload", "image_folder", "remote", "socketless", *TAIL),
     )
@@ -225,6 +229,32 @@ class ComboInput(WidgetInput):
         return {**super().as_dict(), "multiselect": False, **upload}
 
 
+class MultiComboInput(ComboInput):
+    """A choice of several; its value is a list."""
+
+    parameters = (
+        *("id", "options", "display_name", "optional", "tooltip", "lazy", "default", "placeholder", "chip"),
+        *("control_after_generate", "socketless", *TAIL),
+    )
+    upload = None
+
+    def as_dict(self) -> dict[str, Any]:
+        options = super().as_dict()
+        shown = {name: options.pop(name) for name in ("placeholder", "chip") if name in options}
+        return {**options, "multiselect": True, "multi_select": shown}
+
+
+class CurveInput(WidgetInput):
+    """A curve drawn on the node; its value is a dict of points and interpolation. `default`: points."""
+
+    parameters = ("id", "display_name", "optional", "tooltip", "socketless", "default", "advanced")
+    defaults = {"socketless": True, "default": [(0.0, 0.0), (1.0, 1.0)]}
+
+    def as_dict(self) -> dict[str, Any]:
+        points = [list(point) for point in self.default]
+        return {**super().as_dict(), "default": {"points": points, "interpolation": "monotone_cubic"}}
+
+
 class ComboOutput(Output):
     parameters = ("id", "display_name", "options", "tooltip", "is_output_list")
 
@@ -234,6 +264,9 @@ Int = declare("Int", "INT", IntInput)
 Float = declare("Float", "FLOAT", FloatInput)
 String = declare("String", "STRING", StringInput)
 Combo = declare("Combo", "COMBO", ComboInput, ComboOutput)
+MultiCombo = declare("MultiCombo", "COMBO", MultiComboInput)
+Curve = declare("Curve", "CURVE", CurveInput)
+Histogram = declare("Histogram", "HISTOGRAM")
 
 AnyType = declare("AnyType", "*")
 Image = declare("Image", "IMAGE")

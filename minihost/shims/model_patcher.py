@@ -113,6 +113,14 @@ class ModelPatcher:
         state = self.model.state_dict()
         return {k: v for k, v in state.items() if filter_prefix is None or k.startswith(filter_prefix)}
 
+    def get_key_patches(self, filter_prefix: str | None = None) -> dict[str, list]:
+        """By weight, the weight with what brings it to numbers, then its patches: minihost has none."""
+
+        def as_it_is(weight: torch.Tensor, **options: Any) -> torch.Tensor:
+            return weight
+
+        return {k: [(v, as_it_is)] for k, v in self.model_state_dict(filter_prefix).items()}
+
     def pre_run(self) -> None:
         """Called before sampling."""
 

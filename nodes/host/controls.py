@@ -17,19 +17,20 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ...cnet_core.control.hint import prepare_hint
+from ...cnet_core.control.hint import prepare_hint, spread
 from ...cnet_core.control.mask import fit_mask, token_grid
 from ...cnet_core.control.merge import Rule
 from ...cnet_core.control.residuals import Residuals, pooled
 from ...cnet_core.control.schedule import Clock
-from ...cnet_core.control.timing import Timing, active
+from ...cnet_core.control.timing import Timing
 from ...cnet_core.control.weighting import Weighting
 from ...cnet_core.errors import ControlError
 from ...cnet_core.networks.blocks import Text
+from ...cnet_core.networks.config import UNetConfig
 from ...cnet_core.networks.protocol import Features
 from ..answers import Answer, Parts, add, answer_of, merge_parts, weigh
 from . import foreign
-from .models import LoadedNetwork, base_config
+from .models import LoadedNetwork, base_config, models_kept_loaded
 
 # Noise levels read from tensors: reading one makes the host wait for its device, so all controls of a call
 # share it. Entries go with their tensors.
@@ -108,6 +109,7 @@ class Run:
 
     sampling: Any
     clock: Callable[[], Clock]
+    latent_format: Any = None
     features: dict[Any, Features] = field(default_factory=dict)
     texts: dict[Any, Text] = field(default_factory=dict)
     masks: dict[Any, Tensor] = field(default_factory=dict)
@@ -175,16 +177,16 @@ class Steered(comfy.controlnet.ControlBase):
     def rows(self, call: Call) -> list[float]:
         """The strength of each row of the batch at this step; all 0 outside the range."""
         weighting = self.weighting
-        silent = [0.0] * call.x.shape[0]
-        if not weighting.timed:
-            return weighting.rows(weighting.timing.strength, call.sides, call.frames)
+        strength = weighting.timing.strength
+        # Asked only where it matters: reading a noise level makes the host wait for its device.
+        if weighting.timed:
+            strength = weighting.strength_when(call.sigma, self.timestep_range, self._percent)
+        return weighting.rows(strength, call.sides, call.frames)
+
+    def _percent(self, sigma: float) -> float:
+        """The share of sampling done at a noise level."""
         assert self.run is not None
-        if self.timestep_range is not None and not active(call.sigma, self.timestep_range):
-            return silent
-        percent = 0.0
-        if weighting.schedule.over_time is not None:
-            percent = self.run.clock().percent(call.sigma)
-        return weighting.rows(weighting.strength_at(percent), call.sides, call.frames)
+        return self.run.clock().percent(sigma)
 
     def parts(self, call: Call, rows: list[float]) -> Parts | None:
         """Residuals with their weights, given the strength of each row; None where every row is silent."""
@@ -250,19 +252,33 @@ class Control(Steered):
     def __init__(self, network: LoadedNetwork):
         super().__init__()
         self.network = network
+        # One hint for each type, of a union network that is given several.
+        self.typed_hints: dict[int, Tensor] = {}
+        # Hints as latents, by size: a pass of the VAE each, so they are kept across runs.
+        self.encoded: dict[Any, Tensor] = {}
+        if network.net.latent_hint:
+            # Tells apply nodes to ask for a VAE.
+            self.latent_format = True
 
     def copy(self) -> "Control":
         other = Control(self.network)
         self.copy_to(other)
+        other.typed_hints = self.typed_hints
         return other
 
     def set_cond_hint(self, cond_hint: Tensor, *args: Any, **options: Any) -> "Control":
-        super().set_cond_hint(prepare_hint(cond_hint, self.network.net.hint_channels), *args, **options)
-        return self
+        self.encoded = {}
+        return super().set_cond_hint(self.prepared(cond_hint), *args, **options)
+
+    def prepared(self, hint: Tensor) -> Tensor:
+        """A hint [B,C,H,W] with the channels that the network wants."""
+        return prepare_hint(hint, 3 if self.network.net.latent_hint else self.network.net.hint_channels)
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         super().pre_run(model, percent_to_timestep_function)
         self.network.check_base(base_config(model))
+        assert self.run is not None
+        self.run.latent_format = model.latent_format
 
     def get_models(self) -> list[Any]:
         return [*super().get_models(), self.network.patcher]
@@ -282,7 +298,7 @@ class Control(Steered):
         halves of each hinted latent.
         """
         hint, config = self.cond_hint_original, getattr(self.network.net, "config", None)
-        if hint is None or config is None:
+        if hint is None or not isinstance(config, UNetConfig):
             return super().inference_memory_requirements(dtype)
         area = hint.shape[-1] * hint.shape[-2] / self.compression_ratio**2
         kept = sum(c / s**2 for c, s in zip(config.residual_channels, config.residual_scales, strict=True))
@@ -319,17 +335,45 @@ class Control(Steered):
         return tuple(feature[index] for feature in features)
 
     def _encode(self, call: Call, height: int, width: int) -> Features:
+        """The hint, or each of a union network's, at the latent's size, encoded."""
         if self.cond_hint_original is None:
             raise ControlError("this control has no hint; connect it to an Apply ControlNet node first.")
-        ratio = self.compression_ratio
+        net = self.network.net
+        # "control_type" is what the host's node for union types sets.
+        typed = self.typed_hints or {
+            number: self.cond_hint_original for number in self.extra_args.get("control_type") or ()
+        }
+        if not typed:
+            return net.encode_hint(self._at_size(self.cond_hint_original, call, height, width))
+        most = max(hint.shape[0] for hint in typed.values())
+        hints = [self._at_size(spread(hint, most), call, height, width) for hint in typed.values()]
+        return net.encode_hints(hints, list(typed))
+
+    def _at_size(self, hint: Tensor, call: Call, height: int, width: int) -> Tensor:
+        ratio, net = self.compression_ratio, self.network.net
+        if net.latent_hint and self.vae is not None:
+            ratio = self.vae.spacial_compression_encode()
         hint = comfy.utils.common_upscale(
-            _window_of(self.cond_hint_original, call),
-            width * ratio,
-            height * ratio,
-            self.upscale_algorithm,
-            "center",
+            _window_of(hint, call), width * ratio, height * ratio, self.upscale_algorithm, "center"
         )
-        return self.network.net.encode_hint(hint.to(device=call.x.device, dtype=self.network.dtype))
+        if net.latent_hint:
+            hint = self._latent(hint, call)
+        return hint.to(device=call.x.device, dtype=self.network.dtype)
+
+    def _latent(self, hint: Tensor, call: Call) -> Tensor:
+        """A hint [B,3,H,W] as a latent of the base model."""
+        key = (tuple(hint.shape), call.window)
+        if key not in self.encoded:
+            if self.vae is None:
+                raise ControlError(
+                    "this ControlNet reads its hint as a latent; connect the base model's VAE to the vae "
+                    "input."
+                )
+            # The network was trained on hints that the VAE saw in 0..1 where it sees pictures in -1..1.
+            with models_kept_loaded():
+                self.encoded[key] = self.vae.encode((hint.movedim(1, -1) + 1) / 2)
+        assert self.run is not None
+        return self.run.latent_format.process_in(self.encoded[key])
 
     def text(self, tokens: Tensor, call: Call, key: Any) -> Tensor | Text:
         """The text with a memory of its keys and values, where the host says which prompts it is made of."""

@@ -1,28 +1,44 @@
 """From a file of the host's controlnet folders to a CONTROL_NET."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.controlnet
+from torch import Tensor
 
-from ...cnet_core.checkpoints import identify, read_state_dict, refuse
+from ...cnet_core.checkpoints import OpenedFile, identify, read_state_dict, refuse
 from ...cnet_core.errors import CheckpointError
 from .controls import Control
 from .folders import controlnet_path
-from .models import LoadedNetwork, base_config, place_of_work
+from .models import LoadedNetwork, attention_for, base_config, encoder_tensors, place_of_work
 
 
-def load_control(name: str, model: Any = None, precision: str = "auto", pooling: str = "auto") -> Any:
+def load_control(
+    name: str,
+    model: Any = None,
+    precision: str = "auto",
+    pooling: str = "auto",
+    base_control_net: str | None = None,
+) -> Any:
     """A CONTROL_NET from a file of the host's controlnet folders.
 
-    model: a MODEL, for files that hold differences to their base; precision: a key of PRECISIONS; pooling:
-    global average pooling of the residuals, "auto" as the file's metadata says, "on" or "off".
+    model: a MODEL, for files whose weights add to their base model's. base_control_net: another file, for
+    those whose weights add to another ControlNet's. precision: a key of PRECISIONS; pooling: global average
+    pooling of the residuals, "auto" as the file's metadata says, "on" or "off".
     Families that the host knows and we do not are made by the host. Raises CheckpointError for all others.
     """
     path = controlnet_path(name)
     file = read_state_dict(path)
     family = identify(file)
     if family.open is not None:
-        return load_native(family.open(file, family), name, model, precision, pooling)
+        opened = family.open(file, family)
+        base: Mapping[str, Tensor] | None = None
+        if opened.needs == "unet" and model is not None:
+            opened.check_base(base_config(model.model), name)
+            base = encoder_tensors(model)
+        elif opened.needs == "controlnet" and base_control_net is not None:
+            base = read_state_dict(controlnet_path(base_control_net)).tensors
+        return load_native(opened, name, base, precision, pooling)
     loader = getattr(comfy.controlnet, "load_controlnet", None)
     if family.kind == "host" and loader is not None:
         control = loader(path)
@@ -33,14 +49,16 @@ def load_control(name: str, model: Any = None, precision: str = "auto", pooling:
 
 
 def load_native(
-    file: Any, name: str, model: Any = None, precision: str = "auto", pooling: str = "auto"
+    file: OpenedFile,
+    name: str,
+    base: Mapping[str, Tensor] | None = None,
+    precision: str = "auto",
+    pooling: str = "auto",
 ) -> Control:
+    """The CONTROL_NET of an opened file; base: the weights that it `needs`."""
     weights, work, operations = place_of_work(file.dtype, precision)
-    base = None
-    if file.needs_base and model is not None:
-        file.check_base(base_config(model.model), name)
-        base = model.model.diffusion_model.state_dict()
-    net = file.build(base, dtype=weights, operations=operations)
+    attention = attention_for(getattr(getattr(file, "config", None), "context_dim", 0))
+    net = file.build(base, dtype=weights, operations=operations, attention=attention)
     label = f"{name} ({file.label})"
     control = Control(LoadedNetwork(net, work, label, lambda config: file.check_base(config, label)))
     stated = getattr(file, "global_average_pooling", False)

@@ -1,9 +1,11 @@
 """Networks in the host's keeping: their precision, their devices, and the MODEL of the mini checkpoints."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+import comfy.ldm.modules.attention
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
@@ -11,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ...cnet_core.errors import BaseMismatchError
-from ...cnet_core.networks.config import UNetConfig
+from ...cnet_core.networks.blocks import Attention
+from ...cnet_core.networks.config import SD21, UNetConfig
 
 Net = TypeVar("Net", bound=torch.nn.Module)
 
@@ -53,6 +56,41 @@ class LoadedNetwork:
     def on(self, device: torch.device) -> "LoadedNetwork":
         """A copy for another device."""
         return LoadedNetwork(copy.deepcopy(self.net), self.dtype, self.label, self.check_base, device)
+
+
+def attention_for(context_dim: int) -> Attention:
+    """The attention that the user chose for the host, for a network that reads texts of this width."""
+    # SD2.x overflows in fp16, so its attention is computed in fp32.
+    precision = torch.float32 if context_dim == SD21.context_dim else None
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        # Looked up at each call: the host's choice may be changed after this network was made.
+        chosen = comfy.ldm.modules.attention.optimized_attention
+        return chosen(q, k, v, heads, attn_precision=precision)
+
+    return attention
+
+
+# The parts of a UNet that control networks copy.
+ENCODER = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
+
+
+def encoder_tensors(model: Any) -> dict[str, Tensor]:
+    """The encoder of a MODEL's UNet, as it draws: with the patches (LoRA) that this MODEL carries.
+
+    By the host's names, below `diffusion_model.`. For reading only: without patches they are the model's own.
+    """
+    tensors = {}
+    for part in ENCODER:
+        for name, ((weight, convert), *patches) in model.get_key_patches(f"diffusion_model.{part}").items():
+            if patches:
+                import comfy.lora
+
+                # Patches are applied in place.
+                whole = convert(weight.detach().to(torch.float32, copy=True), inplace=True)
+                weight = comfy.lora.calculate_weight(patches, whole, name).to(weight.dtype)
+            tensors[name] = weight
+    return tensors
 
 
 def place_of_work(file_dtype: torch.dtype, precision: str = "auto") -> tuple[torch.dtype, torch.dtype, Any]:
@@ -183,6 +221,14 @@ class Resident(Generic[Net]):
         """The network, loaded on its device."""
         comfy.model_management.load_models_gpu([self.patcher])
         return self.net
+
+
+@contextmanager
+def models_kept_loaded() -> Iterator[None]:
+    """Another model may be run inside, amid a sampling; afterwards those in use are loaded again."""
+    loaded = comfy.model_management.loaded_models(only_currently_used=True)
+    yield
+    comfy.model_management.load_models_gpu(loaded)
 
 
 def result_device() -> torch.device:

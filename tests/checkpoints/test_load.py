@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 from cnet_core.checkpoints import (
     ControlFile,
-    describe,
     load_controlnet,
     load_unet,
     open_control,
@@ -21,11 +20,13 @@ from cnet_core.checkpoints import (
     save_unet,
 )
 from cnet_core.checkpoints.convert import to_diffusers
-from cnet_core.checkpoints.shapes import CONFIG_KEY, config_metadata
+from cnet_core.checkpoints.shapes import CONFIG_KEY, POOLING_KEY, config_metadata
 from cnet_core.errors import CheckpointError
 from cnet_core.networks.blocks import sdpa
 from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.controlnet import ControlNet
+
+from .conftest import CONFIGS, WIDTHS, randomised
 
 CONFIG = UNetConfig(48, (1, 2), (1, 1), (1, 0), context_dim=24, num_heads=8)
 LAYOUTS = ["ldm", "prefixed", "diffusers"]
@@ -58,6 +59,45 @@ def test_every_layout_gives_the_network(write, controlnet, config, layout):
 def test_pickles_give_the_network(tmp_path, sd15_controlnet, layout):
     torch.save({"state_dict": in_layout(sd15_controlnet, layout)}, tmp_path / "net.pth")
     assert_same(load_controlnet(tmp_path / "net.pth"), sd15_controlnet)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 6])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_hints_of_any_number_of_channels(write, layout, channels):
+    torch.manual_seed(channels)
+    expected = randomised(ControlNet(CONFIGS["sd15"], channels, WIDTHS))
+    file = open_control(write(in_layout(expected, layout)))
+    net = file.build()
+    assert (file.hint_channels, net.hint_channels) == (channels, channels)
+    assert_same(net, expected)
+    hint = torch.rand(1, channels, 32, 32)
+    x, t, context = torch.randn(1, 4, 4, 4), torch.tensor([5.0]), torch.randn(1, 3, 24)
+    found = net(x, net.encode_hint(hint), t, context)
+    assert torch.equal(found.mid, expected(x, expected.encode_hint(hint), t, context).mid)
+    blank = net(x, net.encode_hint(torch.cat([hint[:, :-1], 1 - hint[:, -1:]], 1)), t, context)
+    assert not torch.equal(found.mid, blank.mid)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("written", "pooling"),
+    [(None, False), ("True", True), ("true", True), ("1", True), ("False", False), ("0", False)],
+)
+def test_global_average_pooling_is_read_from_the_metadata(
+    tmp_path, sd15_controlnet, layout, written, pooling
+):
+    path = tmp_path / "control_v11e_sd15_shuffle.safetensors"
+    metadata = None if written is None else {POOLING_KEY: written}
+    save_file(in_layout(sd15_controlnet, layout), path, metadata)
+    assert open_control(path).global_average_pooling is pooling
+
+
+def test_global_average_pooling_is_either_or(tmp_path, sd15_controlnet):
+    save_file(sd15_controlnet.state_dict(), tmp_path / "net.safetensors", {POOLING_KEY: "often"})
+    with pytest.raises(
+        CheckpointError, match="global_average_pooling metadata is 'often'; expected true or false"
+    ):
+        open_control(tmp_path / "net.safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -145,7 +185,7 @@ class TestDifference:
         base = {prefix + name: tensor for name, tensor in unet.state_dict().items()}
         before = {name: tensor.clone() for name, tensor in base.items()}
         file = open_control(path)
-        assert file.needs_base
+        assert file.needs == "unet"
         found = file.build(base).state_dict()
         for name, tensor in controlnet.state_dict().items():
             assert (found[name] - tensor).abs().max() <= 1e-6, name
@@ -245,6 +285,11 @@ class TestSave:
         assert_same(net, sd15_controlnet)
         assert_same(load_controlnet(tmp_path / "net.safetensors"), sd15_controlnet)
 
+    def test_the_file_has_the_mode_of_any_new_file(self, tmp_path, sd15_controlnet):
+        (tmp_path / "any").touch()
+        save_controlnet(sd15_controlnet, tmp_path / "net.safetensors")
+        assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
     def test_a_failure_leaves_the_old_file_and_nothing_else(self, tmp_path, sd15_controlnet):
         path = tmp_path / "net.safetensors"
         path.write_bytes(b"old")
@@ -304,7 +349,6 @@ def test_labels(write, controlnet, config):
     file = open_control(write({n: t.half() for n, t in controlnet.state_dict().items()}, config=config))
     assert isinstance(file, ControlFile)
     size = sum(tensor.numel() for tensor in controlnet.state_dict().values()) / 1e6
-    assert file.label == describe(file.path)
     assert file.label.startswith(f"ControlNet for custom width {config.model_channels} x (1, 2), text")
     assert file.label.endswith(f", fp16, {size:.1f} M parameters")
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnet_core.control.hint import prepare_hint, spread
+from cnet_core.control.hint import extended, prepare_hint, spread
 from cnet_core.control.residuals import Residuals
 from cnet_core.errors import HintError
 
@@ -44,6 +44,34 @@ def test_a_network_of_as_many_channels_takes_them_as_they_are():
     assert torch.equal(prepare_hint(image, channels=4), image)
 
 
+def test_a_grey_network_takes_a_grey_map_from_three_channels_as_it_is():
+    image = picture(1)
+    assert torch.allclose(prepare_hint(image.expand(-1, 3, -1, -1), channels=1), image, atol=1e-6)
+    assert torch.equal(prepare_hint(image, channels=1), image)
+    assert prepare_hint(torch.ones(1, 3, 2, 2), channels=1).max() <= 1
+
+
+def test_a_grey_network_sees_the_luminance_of_colours():
+    image = torch.eye(3)[None, :, :, None]
+    assert torch.equal(prepare_hint(image, channels=1).flatten(), torch.tensor([0.299, 0.587, 0.114]))
+
+
+def test_a_grey_network_sees_transparent_places_black():
+    image = torch.ones(1, 4, 1, 2)
+    image[:, 3] = torch.tensor([[0.0, 0.5]])
+    assert torch.allclose(prepare_hint(image, channels=1), torch.tensor([[[[0.0, 0.5]]]]), atol=1e-6)
+
+
+@pytest.mark.parametrize("found", [1, 3, 4, 6])
+@pytest.mark.parametrize("wanted", [2, 4, 6])
+def test_networks_of_other_numbers_take_just_that_number(found, wanted):
+    if found == wanted:
+        assert torch.equal(prepare_hint(picture(found), wanted), picture(found))
+        return
+    with pytest.raises(HintError, match=f"has {found} channels.*wants {wanted}"):
+        prepare_hint(picture(found), wanted)
+
+
 def test_half_precision_is_read_as_float():
     assert prepare_hint(picture(3).half()).dtype == torch.float32
 
@@ -78,3 +106,13 @@ def test_residuals_are_read_block_by_block_the_middle_last():
     down = [torch.zeros(1), torch.ones(1)]
     mid = torch.full((1,), 2.0)
     assert [float(block) for block in Residuals(down, mid)] == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("size", [(16, 32), (9, 17), (1, 31)])
+def test_extended_repeats_the_last_pixels_up_to_a_multiple(size):
+    image = torch.rand(2, 3, *size)
+    longer = extended(image, 16)
+    assert tuple(longer.shape[-2:]) == tuple(-(-side // 16) * 16 for side in size)
+    assert torch.equal(longer[..., : size[0], : size[1]], image)
+    assert (longer[..., size[0] :, : size[1]] == image[..., -1:, :]).all()
+    assert (longer[..., size[1] :] == longer[..., size[1] - 1 : size[1]]).all()

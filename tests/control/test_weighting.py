@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from cnet_core.control.blocks import PRESETS, BlockWeights
 from cnet_core.control.mask import fit_mask, prepare_mask, token_grid
-from cnet_core.control.schedule import Keyframe, Keyframes, Schedule
+from cnet_core.control.schedule import Clock, Keyframe, Keyframes, Schedule
 from cnet_core.control.timing import Timing
-from cnet_core.control.weighting import BALANCES, Weighting
+from cnet_core.control.weighting import BALANCES, Weighting, effective_strengths
 from cnet_core.errors import ControlError
 
 COND, UNCOND = 0, 1
@@ -193,3 +193,19 @@ def test_a_balance_keeps_what_was_set_before():
 def test_wrong_gains_are_refused(gain):
     with pytest.raises(ControlError, match="uncond gain"):
         Weighting(uncond_gain=gain)
+
+
+# What is shown is what happens
+
+
+def test_effective_strengths_are_range_schedule_and_gains_at_each_noise_level():
+    keyframes = Keyframes((Keyframe(0.0, 1.0), Keyframe(1.0, 0.0)))
+    weighting = Weighting(Timing(2.0, 0.25, 1.0), Schedule(keyframes, (0.5, 0.1)), uncond_gain=0.5)
+    clock = Clock([10.0, 8.0, 6.0, 4.0, 2.0])
+    found = effective_strengths(weighting, [10.0, 8.0, 5.0, 2.0], clock, (8.0, 2.0))
+    assert found == [(0.0, 0.0), (1.5, 0.75), (0.75, 0.375), (0.0, 0.0)]
+
+
+def test_without_a_schedule_the_strength_is_flat():
+    found = effective_strengths(Weighting(Timing(0.7)), [9.0, 1.0], Clock([10.0, 0.0]), None)
+    assert found == [(0.7, 0.7)] * 2

@@ -110,10 +110,31 @@ def test_numbers(info):
             io.MultiType.Input(io.Float.Input("a", default=1.0), [io.Mask]),
             {"default": 1.0, "widgetType": "FLOAT"},
         ),
+        (
+            io.Curve.Input("a"),
+            {
+                "default": {"points": [[0.0, 0.0], [1.0, 1.0]], "interpolation": "monotone_cubic"},
+                "socketless": True,
+            },
+        ),
+        (
+            io.MultiCombo.Input("a", options=["x", "y"], default=["x"], chip=True),
+            {
+                "options": ["x", "y"],
+                "default": ["x"],
+                "multiselect": True,
+                "multi_select": {"chip": True},
+            },
+        ),
     ],
 )
 def test_options(made, options):
     assert made.as_dict() == options
+
+
+def test_an_autogrow_makes_sockets_of_curves():
+    template = io.Autogrow.TemplatePrefix(io.Curve.Input("a"), "a")
+    assert template.as_dict()["input"]["required"]["a"][1]["forceInput"] is True
 
 
 def test_match_types_are_listed():

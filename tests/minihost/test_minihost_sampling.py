@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from minihost import sampling
 from minihost.errors import MinihostError
 from minihost.guidance import COND, Guider
-from minihost.shims import model_management
+from minihost.shims import model_management, samplers
+from minihost.shims import sample as comfy_sample
 from minihost.shims.model_management import InterruptProcessingException
 from minihost.shims.model_sampling import EPS, V_PREDICTION, ModelSamplingDiscrete
 
@@ -90,7 +91,7 @@ def test_noise_is_the_hosts_and_leaves_the_global_generator_alone(seed):
     assert torch.equal(found, torch.randn(2, 4, 3, 3))
 
 
-def nothing():
+def nothing(*step):
     pass
 
 
@@ -150,10 +151,12 @@ def loaded(nodes, tiny):
 
 
 def run(model, positive, negative, latent=None, **changes):
-    given = {"seed": 5, "steps": 3, "cfg": 2.0, "sampler": "euler", "scheduler": "normal", **changes}
+    given = {"seed": 5, "steps": 3, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal", **changes}
+    latent = torch.zeros(1, 4, 4, 5) if latent is None else latent
+    noise = comfy_sample.prepare_noise(latent, given["seed"])
     with torch.inference_mode():
-        return sampling.sample(
-            model, torch.zeros(1, 4, 4, 5) if latent is None else latent, positive, negative, **given
+        return comfy_sample.sample(
+            model, noise, positive=positive, negative=negative, latent_image=latent, **given
         )
 
 
@@ -167,6 +170,45 @@ def test_the_picture_depends_on_the_seed_and_the_text_alone(loaded):
 def test_denoise_of_zero_gives_the_latent_back(loaded):
     latent = torch.randn(1, 4, 4, 5)
     assert run(*loaded, latent, denoise=0.0) is latent
+
+
+def test_noise_by_the_places_that_latents_come_from():
+    latent = torch.zeros(3, 4, 3, 3)
+    found = comfy_sample.prepare_noise(latent, 5, [3, 1, 3])
+    torch.manual_seed(5)
+    each = [torch.randn(1, 4, 3, 3) for _ in range(4)]
+    assert torch.equal(found, torch.cat([each[3], each[1], each[3]]))
+
+
+def test_a_run_in_two_parts_is_the_whole_run(loaded):
+    """Euler has no memory, so the second half goes on from the first one's latent, without new noise."""
+    model, positive, negative = loaded
+    seen = []
+    whole = run(*loaded, callback=lambda i, data, x, total: seen.append((i, data.shape, x.shape, total)))
+    assert seen == [(i, (1, 4, 4, 5), (1, 4, 4, 5), 3) for i in range(3)]
+    given = {"steps": 3, "cfg": 2.0, "sampler_name": "euler", "scheduler": "normal"}
+    given |= {"positive": positive, "negative": negative, "disable_pbar": True}
+    latent = torch.zeros(1, 4, 4, 5)
+    noise = comfy_sample.prepare_noise(latent, 5)
+    with torch.inference_mode():
+        half = comfy_sample.sample(model, noise, latent_image=latent, last_step=2, **given)
+        rest = comfy_sample.sample(model, torch.zeros_like(noise), latent_image=half, start_step=2, **given)
+        assert comfy_sample.sample(model, noise, latent_image=latent, start_step=3, **given) is latent
+    assert not torch.allclose(half, whole, atol=1e-4)
+    assert torch.allclose(rest, whole, atol=1e-4)
+
+
+def test_schedules_by_name():
+    assert torch.equal(samplers.calculate_sigmas(LEVELS, "karras", 5), sampling.karras_schedule(LEVELS, 5))
+    with pytest.raises(ValueError, match=r"'kl_optimal'.*karras"):
+        samplers.calculate_sigmas(LEVELS, "kl_optimal", 5)
+
+
+def test_what_sample_cannot_do_is_refused(loaded):
+    with pytest.raises(ValueError, match="noise mask"):
+        run(*loaded, noise_mask=torch.ones(1, 4, 5))
+    with pytest.raises(ValueError, match=r"'heun'.*euler"):
+        run(*loaded, sampler_name="heun")
 
 
 def controlled(nodes, positive, negative, **changes):
@@ -257,3 +299,10 @@ def test_what_would_be_left_out_is_refused(loaded, key):
 
 settings.register_profile("minihost", deadline=None, max_examples=50)
 settings.load_profile("minihost")
+
+
+def test_an_empty_latent_gets_the_models_channels_and_another_stays(loaded):
+    model = loaded[0]
+    assert comfy_sample.fix_empty_latent_channels(model, torch.zeros(2, 16, 3, 3)).shape == (2, 4, 3, 3)
+    for latent in (torch.zeros(1, 4, 3, 3), torch.ones(1, 16, 3, 3)):
+        assert comfy_sample.fix_empty_latent_channels(model, latent) is latent

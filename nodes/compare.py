@@ -1,0 +1,136 @@
+"""What does each control say, and where do they contradict each other?"""
+
+from itertools import combinations
+
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..cnet_core.control.compare import agreement, residual_sizes
+from ..cnet_core.control.merge import Rule
+from ..cnet_core.errors import ControlError
+from . import conditioning, host
+from .charts import agreement_map, number, sizes_chart
+from .inputs import conditioning_inputs, scheduler_input, steps_input
+from .merge import controls_of, units_input
+
+
+class CompareControls(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CNetCompareControls",
+            display_name="Compare Controls (CNet)",
+            category="cnet/merge",
+            description=(
+                "Samples a little, and shows where controls agree or contradict each other, and how much "
+                "each of them says."
+            ),
+            search_aliases=["conflict map", "controlnet conflict", "analyse controls", "debug controlnet"],
+            # The preview comes back when the node was cached.
+            has_intermediate_output=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model that draws the picture."),
+                *conditioning_inputs(),
+                units_input(least=2),
+                io.Latent.Input("latent_image", tooltip="The latent that sampling starts from."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="As in the sampler.",
+                ),
+                steps_input(),
+                io.Float.Input(
+                    "cfg", default=8.0, min=0.0, max=100.0, step=0.1, tooltip="As in the sampler."
+                ),
+                io.Combo.Input("sampler_name", options=host.SAMPLERS, tooltip="As in the sampler."),
+                scheduler_input(),
+                io.Float.Input(
+                    "percent",
+                    default=0.3,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip=(
+                        "The moment of sampling at which to look, counted as start_percent is: 0 is the "
+                        "first step. Sampling stops there."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="conflicts",
+                    tooltip="A map for each pair of controls: blue agrees, red conflicts, grey neither.",
+                ),
+                io.String.Output(display_name="sizes", tooltip="How much each control says at each block."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        negative,
+        units,
+        latent_image,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        percent,
+    ) -> io.NodeOutput:
+        controls = controls_of(units, positive + negative)
+        if len(controls) < 2:
+            raise ControlError(
+                f"{len(controls)} of {len(units)} units act; expected at least two to compare. Raise the "
+                "strengths that are 0, and switch the units on."
+            )
+        record = host.Record()
+        recording = host.RecordingControl(controls, Rule(), record)
+        prompts = conditioning.attach(recording, positive, negative)
+        sigma = host.sigma_at(model)(percent)
+        last = max(1, sum(level >= sigma for level in host.noise_levels(model, scheduler, steps)))
+        host.sample_first(model, *prompts, latent_image, seed, steps, cfg, sampler_name, scheduler, last)
+        names, blocks = conditioning.names_of(controls), record.residuals()
+        sizes = [list(column) for column in zip(*map(residual_sizes, blocks.values()), strict=True)]
+        sizes = sizes or [[] for _ in names]
+        where = f"step {last} of {steps}, sigma {number(record.sigma)}"
+        maps = _maps(names, blocks, record.size, latent_image["samples"])
+        shown = [maps, sizes_chart(f"RMS of the residuals at {where}", list(blocks), names, sizes)]
+        table = _table(where, names, list(blocks), sizes)
+        images = [image for picture in shown for image in ui.PreviewImage(picture).as_dict()["images"]]
+        return io.NodeOutput(maps, table, ui={"images": images, "animated": (False,), "text": (table,)})
+
+
+def _maps(
+    names: list[str], blocks: dict[str, list[Tensor | None]], size: tuple[int, int], latent: Tensor
+) -> Tensor:
+    """The maps of all pairs [pairs*B,H,W,3], those of a pair together."""
+    height, width = (side * 8 for side in latent.shape[-2:])
+    said = list(zip(*blocks.values(), strict=True)) or [()] * len(names)
+    maps = []
+    for i, k in combinations(range(len(names)), 2):
+        for values in agreement(said[i], said[k], *size):
+            maps.append(agreement_map(values, names[i], names[k], width, height))
+    return torch.cat(maps)
+
+
+def _table(where: str, names: list[str], blocks: list[str], sizes: list[list[float]]) -> str:
+    """Blocks down, controls across; a silent control says so."""
+    lines = [["block", *names]]
+    lines += [[block, *(number(row[i]) for row in sizes)] for i, block in enumerate(blocks)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(
+            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    ]
+    silent = [name for name, row in zip(names, sizes, strict=True) if not any(row)]
+    notes = [f"{name} is silent at this step: see its range and schedule." for name in silent]
+    return "\n".join([f"RMS of the residuals at {where}", *text, *notes])

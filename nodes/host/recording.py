@@ -1,0 +1,67 @@
+"""A merge that remembers what its controls said."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ...cnet_core.control.merge import Rule
+from ...cnet_core.control.weighting import COND
+from ..answers import PLACES, Parts
+from .controls import Call, MergedControl, Steered
+
+
+@dataclass
+class Record:
+    """What each control said on the prompt's side at the last call, weighed, and the noise level there."""
+
+    spoken: list[Parts | None] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    sigma: float = 0.0
+    # (height, width) of the latent.
+    size: tuple[int, int] = (0, 0)
+
+    def residuals(self) -> dict[str, list[Tensor | None]]:
+        """By name of the block, from the outermost inwards, each control's residual [B,...]."""
+        found: dict[str, list[Tensor | None]] = {}
+        for place in PLACES:
+            count = max((len(parts[place]) for parts in self.spoken if parts is not None), default=0)
+            for i in range(count):
+                block = [self._said(parts, place, i) for parts in self.spoken]
+                if any(residual is not None for residual in block):
+                    found[_block_name(place, i, count)] = block
+        return found
+
+    def _said(self, parts: Parts | None, place: str, i: int) -> Tensor | None:
+        if parts is None or i >= len(parts[place]):
+            return None
+        part = parts[place][i]
+        return None if part is None else part.value[self.rows]
+
+
+def _block_name(place: str, i: int, count: int) -> str:
+    if place == "middle":
+        return "middle"
+    # The host takes those of the encoder from the end of their list.
+    return f"skip {i}" if place == "output" else f"input {count - 1 - i}"
+
+
+class RecordingControl(MergedControl):
+    """Acts as MergedControl does; all its copies write into one record."""
+
+    def __init__(self, controls: Iterable[Steered], rule: Rule, record: Record):
+        super().__init__(controls, rule)
+        self.record = record
+
+    def copy(self) -> "RecordingControl":
+        other = RecordingControl(self.controls, self.rule, self.record)
+        self.copy_to(other)
+        return other
+
+    def parts(self, call: Call) -> list[Parts | None]:
+        spoken = super().parts(call)
+        if COND in call.sides:
+            first, record = call.sides.index(COND) * call.batch, self.record
+            record.spoken, record.rows = spoken, list(range(first, first + call.batch))
+            record.sigma, record.size = call.sigma, (call.x.shape[-2], call.x.shape[-1])
+        return spoken

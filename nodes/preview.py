@@ -1,0 +1,84 @@
+"""Show how strongly controls act at each step."""
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..cnet_core.control.schedule import Clock
+from ..cnet_core.control.timing import Timing
+from ..cnet_core.control.weighting import Weighting, effective_strengths
+from ..cnet_core.errors import ControlError
+from . import conditioning, host
+from .charts import StrengthRow, number, strength_chart
+from .inputs import scheduler_input, steps_input
+
+
+class PreviewStrength(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CNetPreviewStrength",
+            display_name="Preview Strength (CNet)",
+            category="cnet/schedule",
+            description="A chart of how strongly each control acts at each step of sampling.",
+            search_aliases=["controlnet schedule preview", "strength chart", "strength graph"],
+            # The preview comes back when the node was cached.
+            has_intermediate_output=True,
+            inputs=[
+                io.Conditioning.Input(
+                    "positive", tooltip="The prompt with its controls, as it goes to the sampler."
+                ),
+                io.Model.Input("model", tooltip="The model that draws: its noise levels are shown."),
+                scheduler_input(),
+                steps_input(),
+                io.Float.Input(
+                    "denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip="As in the sampler."
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="chart", tooltip="The chart, as shown on the node.")],
+        )
+
+    @classmethod
+    def execute(cls, positive, model, scheduler, steps, denoise) -> io.NodeOutput:
+        controls = conditioning.chain_of(positive)
+        if not controls:
+            raise ControlError(
+                "this prompt carries no control; connect the output of Apply ControlNet or Merge Controls. "
+                "Controls of strength 0 are left out there."
+            )
+        sigmas = host.noise_levels(model, scheduler, steps, denoise)
+        sigma_at = host.sigma_at(model)
+        clock = Clock.of(sigma_at)
+        rows = [
+            _row(name, control, sigmas, clock, sigma_at)
+            for name, control in zip(conditioning.names_of(controls), controls, strict=True)
+        ]
+        part = "" if denoise > 0.9999 else f", denoise {number(denoise)}"
+        chart = strength_chart(f"Strength at each step: {scheduler}, {steps} steps{part}", rows, sigmas)
+        return io.NodeOutput(chart, ui=ui.PreviewImage(chart))
+
+
+def _row(name: str, control: Any, sigmas: list[float], clock: Clock, sigma_at: Any) -> StrengthRow:
+    """One control's numbers. Of the host's own controls strength and range are known."""
+    span = control.timestep_percent_range
+    if isinstance(control, host.Steered):
+        weighting = control.weighting
+    else:
+        weighting = Weighting(Timing(control.strength, *span))
+    strengths = effective_strengths(weighting, sigmas, clock, (sigma_at(span[0]), sigma_at(span[1])))
+    blocks = weighting.blocks.of(_block_count(control))
+    frames = weighting.schedule.over_frames
+    return StrengthRow(
+        name,
+        [cond for cond, _ in strengths],
+        [uncond for _, uncond in strengths],
+        frames if any(factor != 1 for factor in frames) else (),
+        blocks if any(weight != 1 for weight in blocks) else (),
+    )
+
+
+def _block_count(control: Any) -> int:
+    """How many blocks a control speaks to; for those of the host's, where only they know, SD1.5's number."""
+    network = getattr(control, "network", None)
+    config = None if network is None else getattr(network.net, "config", None)
+    return 13 if config is None else len(config.residual_channels)

@@ -1,0 +1,58 @@
+"""Preview Strength and Compare Controls on the pose and depth workflow, with the host's own schedules."""
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .hosting import Host, Run, api_prompt, nodes_of
+
+
+@pytest.fixture(scope="module")
+def shown(host: Host) -> Run:
+    """Both nodes in the place of the workflow's sampler."""
+    prompt: dict[str, Any] = api_prompt("pose_depth")
+    (sampler,), (merge,) = nodes_of(prompt, "KSampler"), nodes_of(prompt, "CNetMerge")
+    settings = prompt[sampler]["inputs"]
+    units = {name: link for name, link in prompt[merge]["inputs"].items() if name.startswith("units.")}
+    kept = ("model", "latent_image", "seed", "steps", "cfg", "sampler_name", "scheduler")
+    compare = {
+        **{name: settings[name] for name in kept},
+        "positive": prompt[merge]["inputs"]["positive"],
+        "negative": prompt[merge]["inputs"]["negative"],
+        **units,
+        "percent": 0.3,
+    }
+    strength = {
+        "positive": settings["positive"], "model": settings["model"], "scheduler": "beta", "steps": 12,
+        "denoise": 0.8,
+    }  # fmt: skip
+    for node in (*nodes_of(prompt, "SaveImage"), *nodes_of(prompt, "PreviewImage")):
+        del prompt[node]
+    for name, class_type, inputs in (
+        ("compare", "CNetCompareControls", compare),
+        ("strength", "CNetPreviewStrength", strength),
+    ):
+        prompt[name] = {"class_type": class_type, "inputs": inputs}
+        prompt[f"see {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, 0]}}
+    return host.queue(prompt).checked()
+
+
+def pictures(run: Run, node: str) -> list[np.ndarray]:
+    return [np.asarray(Image.open(BytesIO(run.host.file(item)))) for item in run.ui(node)["images"]]
+
+
+def test_the_strength_is_drawn_on_the_node(shown: Run) -> None:
+    (chart,) = pictures(shown, "strength")
+    assert chart.shape[1] == 560
+    assert (chart == (0, 114, 178)).all(-1).sum() > 5000
+
+
+def test_conflicts_and_sizes_are_shown_on_the_node(shown: Run) -> None:
+    conflicts, sizes = pictures(shown, "compare")
+    assert conflicts.shape == (512 + 64, 512, 3) and conflicts[:512].std() > 5
+    assert sizes.shape[1] == 560
+    (table,) = shown.ui("compare")["text"]
+    assert "cnet_mini_pose" in table and len(table.splitlines()) == 2 + 13

@@ -1,0 +1,185 @@
+"""Networks of every family that the pack runs itself, through the nodes: the tiny model, random weights."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cnet_core.checkpoints import save_network
+from cnet_core.checkpoints.shapes import config_metadata
+from cnet_core.networks.config import UNetConfig
+from cnet_core.networks.controlnet import ControlNet
+from cnet_core.networks.t2i_adapter import AdapterConfig, T2IAdapter
+from cnet_core.networks.union import UnionControlNet
+from minihost import shims
+
+from .conftest import BASE, WIDTHS
+
+# The mini checkpoints' UNet, whose levels adapters and Control-LoRAs fit.
+MINI = UNetConfig(32, (1, 2, 2, 3), context_dim=64, num_head_channels=32, norm_groups=8)
+
+
+def randomised(net: torch.nn.Module, seed: int) -> torch.nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return net
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory, nodes) -> Path:
+    folder = tmp_path_factory.mktemp("families")
+    union = randomised(UnionControlNet(BASE, hint_widths=WIDTHS, types=6), 1)
+    save_network(union, folder / "union.safetensors", config_metadata(BASE))
+    adapter = randomised(T2IAdapter(AdapterConfig("full", 3, (32, 64, 64, 96))), 2)
+    save_network(adapter, folder / "adapter.safetensors", {})
+    save_file(control_lora(), folder / "lora.safetensors", config_metadata(MINI))
+    pooled = config_metadata(BASE) | {"global_average_pooling": "true"}
+    save_network(randomised(ControlNet(BASE, hint_widths=WIDTHS), 3), folder / "shuffle.safetensors", pooled)
+    shims.folder_paths.add_model_folder_path("controlnet", str(folder))
+    return folder
+
+
+def control_lora() -> dict[str, torch.Tensor]:
+    """As the release's: two factors for each layer of the encoder, the rest whole."""
+    tensors = {"lora_controlnet": torch.zeros(0)}
+    for name, tensor in randomised(ControlNet(MINI, hint_widths=WIDTHS), 4).state_dict().items():
+        own = name.startswith(("input_hint_block", "zero_convs", "middle_block_out"))
+        if own or tensor.ndim == 1:
+            tensors[name] = tensor
+            continue
+        stem, (out, into, *kernel) = name.removesuffix(".weight"), tensor.shape
+        tensors[f"{stem}.up"] = torch.randn(out, 2, *[1] * len(kernel)) * 0.1
+        tensors[f"{stem}.down"] = torch.randn(2, into, *kernel) * 0.1
+    return tensors
+
+
+@pytest.fixture
+def load(call, folder):
+    def load(name: str, **settings: Any) -> Any:
+        return call("CNetLoadControlNet", control_net_name=f"{name}.safetensors", **settings)
+
+    return load
+
+
+# Union
+
+
+def test_a_union_network_takes_hints_of_several_kinds_in_one_pass(prompts, draw, load, apply, call, hint):
+    union = load("union")
+    passes = []
+    handle = union.network.net.middle_block_out[0].register_forward_hook(lambda *_: passes.append(1))
+    drawn = {}
+    for name, hints in {
+        "canny": {"canny": hint},
+        "depth": {"depth": hint},
+        "both": {"canny": hint, "depth": 1 - hint},
+    }.items():
+        passes.clear()
+        drawn[name] = draw(**apply(prompts, call("CNetUnionHints", control_net=union, **hints), None))
+        assert len(passes) == 4
+    handle.remove()
+    drawn["untold"] = draw(**apply(prompts, union, hint))
+    pictures = list(drawn.values())
+    assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
+
+
+def test_the_hosts_own_way_to_set_a_type_does_the_same(prompts, draw, load, apply, call, hint):
+    union = load("union")
+    tagged = union.copy()
+    tagged.set_extra_arg("control_type", [3])
+    ours = draw(**apply(prompts, call("CNetUnionHints", control_net=union, canny=hint), None))
+    assert torch.equal(draw(**apply(prompts, tagged, hint)), ours)
+
+
+def test_union_hints_say_what_is_wrong(prompts, load, apply, call, hint):
+    union = load("union")
+    with pytest.raises(Exception, match=r"no type tile.*6 types: openpose, depth"):
+        call("CNetUnionHints", control_net=union, tile=hint)
+    with pytest.raises(Exception, match="no hint is given"):
+        call("CNetUnionHints", control_net=union)
+    with pytest.raises(Exception, match="hints of one kind only"):
+        call("CNetUnionHints", control_net=load("shuffle"), canny=hint)
+    with pytest.raises(Exception, match="already holds its hints"):
+        apply(prompts, call("CNetUnionHints", control_net=union, canny=hint), hint)
+    with pytest.raises(Exception, match="connect an image"):
+        apply(prompts, union, None)
+
+
+# Pooling
+
+
+def test_pooling_is_told_by_metadata_or_by_the_user(load, prompts, draw, apply, hint):
+    stated, off = load("shuffle"), load("shuffle", global_average_pooling="off")
+    assert stated.global_average_pooling and not off.global_average_pooling
+    averaged = draw(**apply(prompts, stated, hint))
+    assert not torch.equal(averaged, draw(**apply(prompts, off, hint)))
+
+
+# On the mini checkpoints
+
+
+@pytest.fixture
+def mini(call):
+    """MODEL, prompts and a way to draw a latent in two steps."""
+    model, clip, _ = call("CNetLoadMiniSD")
+    prompts = {
+        kind: clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        for kind, text in (("positive", "a red dancer"), ("negative", ""))
+    }
+
+    def draw(positive: list, negative: list) -> torch.Tensor:
+        latent = call(
+            "KSampler",
+            model=model,
+            seed=1,
+            steps=2,
+            cfg=3.0,
+            sampler_name="euler",
+            scheduler="normal",
+            positive=positive,
+            negative=negative,
+            latent_image={"samples": torch.zeros(1, 4, 8, 8)},
+            denoise=1.0,
+        )
+        return latent["samples"]
+
+    return SimpleNamespace(model=model, prompts=prompts, draw=draw)
+
+
+def test_a_control_lora_is_merged_with_the_model_that_is_connected(load, mini, apply, hint):
+    before = {k: v.clone() for k, v in mini.model.model.diffusion_model.state_dict().items()}
+    control = load("lora", model=mini.model)
+    drawn = mini.draw(**apply(mini.prompts, control, hint))
+    assert drawn.isfinite().all() and not torch.equal(drawn, mini.draw(**mini.prompts))
+    after = mini.model.model.diffusion_model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(Exception, match="model"):
+        load("lora")
+
+
+def test_an_adapter_acts_alone_and_merged_with_a_controlnet(load, mini, unit, merge, hint):
+    adapter, canny = load("adapter"), load("cnet_mini_canny")
+    calls = []
+    handle = adapter.network.net.conv_in.register_forward_hook(lambda *_: calls.append(1))
+    alone, net = unit(adapter, hint, strength=0.5), unit(canny, hint, strength=0.5)
+    pictures = [
+        mini.draw(**mini.prompts),
+        mini.draw(**merge(mini.prompts, alone, mode="average")),
+        mini.draw(**merge(mini.prompts, net, mode="average")),
+        mini.draw(**merge(mini.prompts, alone, net, mode="average")),
+    ]
+    handle.remove()
+    # Once per run, not per step.
+    assert len(calls) == 2
+    assert all(picture.isfinite().all() for picture in pictures)
+    assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
+
+
+def test_an_adapter_for_another_base_is_refused_before_sampling(load, prompts, draw, apply, hint):
+    with pytest.raises(Exception, match="12 blocks"):
+        draw(**apply(prompts, load("adapter"), hint))

@@ -1,0 +1,163 @@
+"""The pictures of what controls do are of what they do."""
+
+import sys
+
+import pytest
+import torch
+
+from minihost.shims.controlnet import ControlBase
+
+BLUE = torch.tensor([0, 114, 178]) / 255
+STEPS = 4
+
+
+@pytest.fixture
+def chart(call, base):
+    def chart(prompts, steps=STEPS, scheduler="normal", denoise=1.0) -> torch.Tensor:
+        settings = {"scheduler": scheduler, "steps": steps, "denoise": denoise}
+        return call("CNetPreviewStrength", positive=prompts["positive"], model=base[0], **settings)
+
+    return chart
+
+
+def heights(chart: torch.Tensor, steps: int = STEPS) -> list[int]:
+    """The pixels of the first control's bars, at the middle of each."""
+    bars = (chart[0] - BLUE).abs().amax(-1) < 0.01
+    left, right = 64, chart.shape[2] - 16
+    return [int(bars[:, round(left + (right - left) * (i + 0.5) / steps)].sum()) for i in range(steps)]
+
+
+@pytest.fixture
+def runs(load):
+    """Forward passes of the control called "first"."""
+    control, runs = load("first"), []
+    handle = control.network.net.middle_block_out[0].register_forward_hook(lambda *_: runs.append(1))
+    yield control, runs
+    handle.remove()
+
+
+@pytest.mark.parametrize("span", [(0.0, 1.0), (0.0, 0.5), (0.5, 1.0), (0.3, 0.7)])
+def test_bars_stand_at_the_steps_at_which_the_network_runs(chart, prompts, draw, apply, runs, hint, span):
+    control, passes = runs
+    controlled = apply(prompts, control, hint, start_percent=span[0], end_percent=span[1])
+    bars = heights(chart(controlled))
+    draw(**controlled)
+    assert 0 < len(passes) == sum(bar > 0 for bar in bars)
+
+
+def test_bars_are_as_high_as_the_schedule_says(call, chart, prompts, load, apply, hint):
+    schedule = None
+    for percent, strength in ((0.0, 1.0), (0.2, 0.5), (0.9, 0.25)):
+        schedule = call(
+            "CNetKeyframe", percent=percent, strength=strength, interpolation="hold", previous=schedule
+        )
+    bars = heights(chart(apply(prompts, load("first"), hint, schedule=schedule)))
+    assert bars[0] > 40
+    assert [bar / bars[0] for bar in bars] == pytest.approx([1, 0.5, 0.5, 0.25], abs=0.03)
+
+
+def test_a_lower_denoise_shows_the_end_of_a_longer_run(chart, prompts, load, apply, hint):
+    early = apply(prompts, load("first"), hint, end_percent=0.5)
+    assert sum(bar > 0 for bar in heights(chart(early, steps=8), 8)) == 4
+    assert heights(chart(early, denoise=0.4)) == [0] * 4
+
+
+def test_every_control_of_a_chain_has_its_row(chart, prompts, load, apply, unit, merge, hint):
+    one = apply(prompts, load("first"), hint)
+    both = merge(one, unit(load("second"), hint), unit(load("first"), hint, strength=0.5))
+    rows = [chart(controlled).shape[1] for controlled in (one, both)]
+    row = (rows[1] - rows[0]) // 2
+    with_hosts = ControlBase().set_cond_hint(torch.zeros(1, 3, 8, 8), 0.5, (0.0, 0.5))
+    entries = both["positive"]
+    with_hosts.set_previous_controlnet(entries[0][1]["control"])
+    chained = {"positive": [[text, {**options, "control": with_hosts}] for text, options in entries]}
+    assert chart(chained).shape[1] == rows[1] + row
+
+
+def test_sides_frames_and_blocks_are_shown_where_they_differ(call, chart, prompts, load, apply, hint):
+    plain = chart(apply(prompts, load("first"), hint))
+    assert chart(apply(prompts, load("first"), hint, uncond_gain=0.5)).shape[1] > plain.shape[1]
+    frames = call("CNetFrameStrengths", strengths="1, 0")
+    assert heights(chart(apply(prompts, load("first"), hint, schedule=frames))) != heights(plain)
+    blocks = call("CNetBlockWeights", preset={"preset": "even"})
+    assert torch.equal(chart(apply(prompts, load("first"), hint, blocks=blocks)), plain)
+
+
+def test_a_prompt_without_controls_is_refused(chart, prompts):
+    with pytest.raises(ValueError, match="carries no control"):
+        chart(prompts)
+
+
+@pytest.fixture
+def compare(call, base, prompts):
+    """(maps [pairs,H,W,3], table) of some units."""
+
+    def compare(*units, percent: float = 0.3, batch: int = 1):
+        return call(
+            "CNetCompareControls",
+            model=base[0],
+            **prompts,
+            units={f"unit{i}": unit for i, unit in enumerate(units)},
+            latent_image={"samples": torch.zeros(batch, 4, 4, 5)},
+            seed=7,
+            steps=STEPS,
+            cfg=3.0,
+            sampler_name="euler",
+            scheduler="normal",
+            percent=percent,
+        )
+
+    return compare
+
+
+def colour(maps: torch.Tensor) -> list[int]:
+    """The one colour of a map."""
+    found = maps[:, :-64].reshape(-1, 3).unique(dim=0)
+    assert len(found) == 1
+    return (found[0] * 255).round().int().tolist()
+
+
+def test_a_control_agrees_with_itself_however_weak(compare, load, unit, hint):
+    maps, table = compare(unit(load("first"), hint), unit(load("first"), hint, strength=0.5))
+    assert colour(maps) == [33, 102, 172]
+    rows = [line.split() for line in table.splitlines()[2:]]
+    assert rows[-1][0] == "middle"
+    assert all(float(row[-2]) == pytest.approx(2 * float(row[-1]), rel=0.02) for row in rows)
+
+
+def test_a_control_out_of_its_range_is_silent(compare, load, unit, hint):
+    late = unit(load("second"), hint, start_percent=0.9)
+    maps, table = compare(unit(load("first"), hint), late)
+    assert colour(maps) == [228, 228, 228]
+    assert "second is silent" in table
+
+
+def test_each_pair_and_picture_has_its_map(compare, load, unit, hint):
+    units = [unit(load("first"), hint), unit(load("second"), hint), unit(load("first"), 1 - hint)]
+    assert compare(*units)[0].shape[0] == 3
+    assert compare(*units, batch=2)[0].shape[0] == 6
+
+
+@pytest.mark.parametrize(("percent", "steps"), [(0.0, 1), (0.4, 2), (1.0, 4)])
+def test_sampling_ends_at_the_moment_that_is_looked_at(compare, load, unit, runs, hint, percent, steps):
+    control, passes = runs
+    _, table = compare(unit(control, hint), unit(load("second"), hint), percent=percent)
+    assert len(passes) == steps
+    assert f"step {steps} of {STEPS}" in table
+
+
+def test_a_recorded_merge_acts_as_a_plain_one(nodes, prompts, draw, load, unit, merge, hint):
+    units = [unit(load("first"), hint), unit(load("second"), 1 - hint)]
+    module = sys.modules[nodes["CNetCompareControls"].__module__]
+    record = module.host.Record()
+    recording = module.host.RecordingControl([one.control for one in units], module.Rule(), record)
+    recorded = module.conditioning.attach(recording, prompts["positive"], prompts["negative"])
+    assert torch.equal(draw(*recorded), draw(**merge(prompts, *units)))
+    said = record.residuals()
+    assert list(said)[-1] == "middle" and all(len(block) == 2 for block in said.values())
+    assert {residual.shape[0] for block in said.values() for residual in block} == {1}
+
+
+def test_comparing_wants_two_controls_that_act(compare, load, unit, hint):
+    with pytest.raises(ValueError, match="1 of 2 units act"):
+        compare(unit(load("first"), hint), unit(load("second"), hint, strength=0.0))
