@@ -170,7 +170,7 @@ class OursMerged(Ours):
             for i, (control, hint) in enumerate(hinted)
         }
         positive, negative = self.pack.run(
-            "CNetMerge", positive=positive, negative=negative, units=units, mode="sum"
+            "CNetMerge", positive=positive, negative=negative, units=units, mode={"mode": "sum"}
         )
         return positive, negative
 

@@ -51,11 +51,20 @@ def merge_parts(controls: Sequence[Parts], rule: Rule) -> Answer:
 
 
 def add(answer: Answer, previous: Answer | None) -> Answer:
-    """Add an answer to that of the chain before it. Neither is changed: the host pops from what it gets."""
+    """Add an answer to that of the chain before it. Neither is changed: the host pops from what it gets.
+
+    The host's adapters answer with one row for all latents; it is repeated for each.
+    """
     if previous is None:
         return answer
-    chain = [
-        {place: [None if t is None else Part(t) for t in one[place]] for place in PLACES}
-        for one in (previous, answer)
-    ]
+    present = [t for one in (previous, answer) for ts in one.values() for t in ts if t is not None]
+    rows = max((t.shape[0] for t in present), default=1)
+
+    def part(residual: Tensor | None) -> Part | None:
+        if residual is None:
+            return None
+        single = residual.shape[0] == 1 < rows
+        return Part(residual.expand(rows, *residual.shape[1:]) if single else residual)
+
+    chain = [{place: [part(t) for t in one[place]] for place in PLACES} for one in (previous, answer)]
     return merge_parts(chain, Rule())

@@ -29,6 +29,7 @@ from ...cnet_core.networks.blocks import Text
 from ...cnet_core.networks.config import UNetConfig
 from ...cnet_core.networks.protocol import Features
 from ..answers import Answer, Parts, add, answer_of, merge_parts, weigh
+from . import foreign
 from .models import LoadedNetwork, base_config, models_kept_loaded
 
 # Noise levels read from tensors: reading one makes the host wait for its device, so all controls of a call
@@ -68,7 +69,12 @@ class Call:
     def window(self) -> tuple[int, tuple[int, ...]] | None:
         """(dimension of the latent, indices in the whole) of the context window that is being sampled."""
         window = self.options.get("context_window")
-        return None if window is None else (window.dim, tuple(window.index_list))
+        if window is None:
+            return None
+        indices = tuple(window.index_list)
+        # The host's "causal window fix" puts a frame before the window, which it drops afterwards.
+        anchor = getattr(window, "causal_anchor_index", None)
+        return window.dim, indices if anchor is None or anchor < 0 else (anchor, *indices)
 
     @cached_property
     def frames(self) -> tuple[int, ...]:
@@ -90,13 +96,14 @@ class Call:
         def pick(value: Any) -> Any:
             if isinstance(value, Tensor) and value.ndim and value.shape[0] == self.x.shape[0]:
                 return value[index.to(value.device)]
-            return value
+            # Reference latents come as lists of batches.
+            return [pick(item) for item in value] if isinstance(value, list) else value
 
         options = dict(self.options)
         for name in ("cond_or_uncond", "uuids"):
             if name in options:
                 options[name] = [options[name][c] for c in chunks]
-        cond = {name: pick(value) for name, value in self.cond.items()}
+        cond = {n: pick(v) if n != "transformer_options" else options for n, v in self.cond.items()}
         return Call(pick(self.x), pick(self.t), cond, len(chunks), options)
 
 
@@ -229,10 +236,12 @@ class Steered(comfy.controlnet.ControlBase):
 
 def _window_of(image: Tensor, call: Call) -> Tensor:
     """The part [...,H,W] of a picture that a context window over rows or columns covers."""
-    if call.window is None or call.window[0] < 2:
+    if call.window is None:
         return image
     dim, indices = call.window
     axis = dim - call.x.ndim
+    if axis < -2:
+        return image
     whole = call.options["context_window"].total_frames
     length = image.shape[axis]
     first, last = min(indices), max(indices) + 1
@@ -455,11 +464,12 @@ class HostControl(Steered):
         super().__init__()
         self.inner = inner
         # Hints as the inner control prepared them (some through a VAE), by frames; kept across runs.
-        self.prepared: dict[Any, Any] = {}
+        self.prepared: dict[Any, foreign.Prepared] = {}
 
     def copy(self) -> "HostControl":
         other = HostControl(self.inner.copy())
         self.copy_to(other)
+        other.prepared = self.prepared
         return other
 
     def set_cond_hint(
@@ -470,8 +480,9 @@ class HostControl(Steered):
         vae: Any = None,
         extra_concat: list[Tensor] = [],  # noqa: B006 (the host's signature)
     ) -> "HostControl":
+        cond_hint = prepare_hint(cond_hint, foreign.hint_channels(self.inner))
         super().set_cond_hint(cond_hint, strength, timestep_percent_range, vae, extra_concat)
-        self.prepared = {}
+        self.prepared = foreign.kept_hints(self.inner, cond_hint, vae, extra_concat)
         # The strength and the range are applied here, so the inner control acts always and in full.
         self.inner.set_cond_hint(cond_hint, 1.0, (0.0, 1.0), vae=vae, extra_concat=extra_concat)
         return self
@@ -481,12 +492,14 @@ class HostControl(Steered):
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         super().pre_run(model, percent_to_timestep_function)
+        foreign.check_base(self.inner, model)
         self.inner.pre_run(model, percent_to_timestep_function)
 
     def cleanup(self) -> None:
         # Encoding a hint again for every picture would cost a pass of the VAE.
         offload = comfy.model_management.unet_offload_device()
-        self.prepared = {key: hint.to(offload) for key, hint in self.prepared.items()}
+        for key, prepared in self.prepared.items():
+            self.prepared[key] = foreign.offloaded(prepared, offload)
         # Some of the host's controls cannot be cleaned up before they have run.
         if self.run is not None:
             self.inner.cleanup()
@@ -508,6 +521,9 @@ class HostControl(Steered):
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         own = self.inner.inference_memory_requirements(dtype)
         return int(own + super().inference_memory_requirements(dtype))
+
+    def rows(self, call: Call) -> list[float]:
+        return foreign.responses(self.inner, super().rows(call))
 
     def parts(self, call: Call, rows: list[float]) -> Parts | None:
         batch = call.batch
@@ -532,18 +548,22 @@ class HostControl(Steered):
         It cuts its hint to the batch for good, so each choice of frames gets its own.
         """
         inner, whole = self.inner, self.inner.cond_hint_original
-        key = (call.frames, call.x.shape[-2:], call.window)
-        kept = self.prepared.get(key)
-        inner.cond_hint = None if kept is None else kept.to(call.x.device)
-        if whole is not None and whole.shape[0] > 1:
-            inner.cond_hint_original = whole[[frame % whole.shape[0] for frame in call.frames]]
+        key = foreign.prepared_key(inner, call.frames, call.x.shape[-2:], call.window, call.chunks)
+        foreign.put_prepared(inner, self.prepared.get(key), call.x.device)
+        if whole is not None:
+            hint = _window_of(whole, call)
+            if hint.shape[0] > 1:
+                hint = hint[[frame % hint.shape[0] for frame in call.frames]]
+            inner.cond_hint_original = hint
         try:
             answer = inner.get_control(call.x, call.t, call.cond, call.chunks, call.options)
         finally:
             inner.cond_hint_original = whole
-        if isinstance(inner.cond_hint, Tensor):
-            self.prepared[key] = inner.cond_hint
-        return answer
+        self.prepared[key] = foreign.take_prepared(inner)
+        return None if answer is None else foreign.for_rows(answer, call.x.shape[0])
+
+    def weighed(self, answer: Answer, call: Call, rows: list[float]) -> Parts:
+        return foreign.as_the_base_reads(super().weighed(answer, call, rows), answer, self.inner)
 
 
 class MergedControl(comfy.controlnet.ControlBase):

@@ -1,0 +1,433 @@
+"""Run by a host's own interpreter in the host's folder: python family_checks PACK RESULTS.json [FAMILY ...].
+
+Writes for each family and check "ok", "-" where a check means nothing, or what went wrong.
+"""
+
+import importlib
+import json
+import logging
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(Path.cwd()), *(p for p in sys.path if Path(p).resolve() != HERE)]
+from comfy.cli_args import args  # noqa: E402
+
+args.cpu = True
+args.use_pytorch_cross_attention = True
+import comfy.controlnet  # noqa: E402
+import comfy.sample  # noqa: E402
+import folder_paths  # noqa: E402
+import torch  # noqa: E402
+
+sys.path.append(str(HERE))
+from packs import load_pack  # noqa: E402
+from tiny import FAMILIES, Family, TinyVAE  # noqa: E402
+
+# The host's own nodes ask for its server only when they show pictures.
+import nodes as host_nodes  # noqa: E402
+
+COND, UNCOND = 0, 1
+
+
+class Spy(comfy.controlnet.ControlBase):
+    """Says nothing, and remembers what the host asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple] = []
+
+    def copy(self) -> "Spy":
+        return self
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        self.asked.append((x_noisy, t, dict(cond), batched_number, dict(transformer_options)))
+
+
+class NotMeantError(Exception):
+    pass
+
+
+class Bench:
+    """One family: its control and base, and ways to draw with them and to ask for residuals."""
+
+    def __init__(self, family: Family, pack: dict[str, Any], folder: Path):
+        self.family, self.pack = family, pack
+        self.model = family.model()
+        self.control = family.control(lambda state: self._load(state, folder))
+        assert isinstance(self.control, comfy.controlnet.ControlBase), self.control
+        self.vae = None if family.vae is None else TinyVAE(family.vae[0], len(family.vae) > 1)
+        self.prompts = {"positive": family.prompt(1), "negative": family.prompt(2)}
+        # Pictures of the base's own size: eight pixels to a latent, in Cascade 32.
+        self.ratio = 32 if family.name == "cascade" else 8
+        self.hint = self.hints(1)
+        self._calls: dict[Any, tuple] = {}
+
+    def _load(self, state: dict[str, torch.Tensor], folder: Path) -> Any:
+        if not self.family.by_node:
+            return comfy.controlnet.load_controlnet_state_dict(state)
+        from safetensors.torch import save_file
+
+        name = f"{self.family.name}.safetensors"
+        save_file(state, folder / name)
+        return self.node("CNetLoadControlNet", control_net_name=name)
+
+    def node(self, name: str, **inputs: Any) -> Any:
+        outputs = self.pack[name].execute(**inputs).args
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def hints(self, count: int, seed: int = 5) -> torch.Tensor:
+        height, width = (side * self.ratio for side in self.family.latent[-2:])
+        return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(seed))
+
+    def ours(self, prompts: dict | None = None, **settings: Any) -> dict:
+        wanted = {
+            "control_net": self.control, "image": self.hint, "vae": self.vae, "strength": 1.0,
+            "start_percent": 0.0, "end_percent": 1.0, **settings,
+        }  # fmt: skip
+        out = self.node("CNetApply", **(prompts or self.prompts), **wanted)
+        return dict(zip(("positive", "negative"), out, strict=True))
+
+    def hosts(self, prompts: dict | None = None, **settings: Any) -> dict:
+        wanted = {
+            "control_net": self.control, "image": self.hint, "vae": self.vae, "strength": 1.0,
+            "start_percent": 0.0, "end_percent": 1.0, **settings,
+        }  # fmt: skip
+        out = host_nodes.ControlNetApplyAdvanced().apply_controlnet(**(prompts or self.prompts), **wanted)
+        return dict(zip(("positive", "negative"), out, strict=True))
+
+    def merged(self, mode: str, *units: dict, **options: Any) -> dict:
+        always = {"control_net": self.control, "image": self.hint, "vae": self.vae}
+        times = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+        slots = {f"unit{i}": self.node("CNetUnit", **{**always, **times, **u}) for i, u in enumerate(units)}
+        out = self.node("CNetMerge", **self.prompts, units=slots, mode={"mode": mode, **options})
+        return dict(zip(("positive", "negative"), out, strict=True))
+
+    def draw(self, prompts: dict, batch: int = 1, steps: int = 2, model: Any = None) -> torch.Tensor:
+        shape = (batch, *self.family.latent)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(9))
+        return comfy.sample.sample(
+            model or self.model, noise, steps, 3.0, "euler", "simple", prompts["positive"],
+            prompts["negative"], torch.zeros(shape), denoise=0.6, disable_pbar=True, seed=1,
+        )  # fmt: skip
+
+    def asked(self, batch: int) -> tuple:
+        """A question of the host's in the middle of sampling `batch` latents."""
+        if batch not in self._calls:
+            spy = Spy()
+            held = {k: [[t, {**o, "control": spy}] for t, o in v] for k, v in self.prompts.items()}
+            self.draw(held, batch)
+            self._calls[batch] = spy.asked[1]
+        return self._calls[batch]
+
+    def answer(
+        self, prompts: dict, batch: int = 1, frames: list[int] | None = None, control: Any = None
+    ) -> Any:
+        """A control's answer to that question, or to the one about a context window of frames."""
+        control = control or prompts["positive"][0][1]["control"]
+        model = self.model.model
+        model.current_patcher = self.model
+        control.pre_run(model, model.model_sampling.percent_to_sigma)
+        x, t, cond, chunks, options = self.asked(batch)
+        # Some networks write into the text that they are given.
+        cond = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in cond.items()}
+        options = dict(options)
+        if frames is not None:
+            rows = [c * batch + f for c in range(chunks) for f in frames]
+            cond = {
+                k: v[rows] if isinstance(v, torch.Tensor) and v.shape[:1] == x.shape[:1] else v
+                for k, v in cond.items()
+            }
+            x, t = x[rows], t[rows]
+            options["context_window"] = SimpleNamespace(dim=0, index_list=frames, total_frames=batch)
+        return control.get_control(x, t, cond, chunks, options)
+
+    def count_runs(self) -> tuple[list[int], Any]:
+        """Rows of each forward pass of the control's network, and how to stop counting."""
+        net = getattr(self.control, "control_model", None)
+        rows: list[int] = []
+        if net is None:
+            raise NotMeantError
+        handle = net.register_forward_pre_hook(
+            lambda _module, inputs, named: rows.append(named["x"].shape[0]), with_kwargs=True
+        )
+        return rows, handle
+
+
+def entries(answer: dict) -> list[torch.Tensor]:
+    return [t for place in ("input", "output", "middle") for t in answer[place] if t is not None]
+
+
+def same(got: Any, expected: Any, tolerance: float = 0.0) -> None:
+    got = got if isinstance(got, list) else [got]
+    expected = expected if isinstance(expected, list) else [expected]
+    assert len(got) == len(expected), f"{len(got)} tensors, expected {len(expected)}"
+    for i, (a, b) in enumerate(zip(got, expected, strict=True)):
+        a, b = torch.broadcast_tensors(a, b)
+        worst = float((a - b).abs().max()) / max(1.0, float(b.abs().max()))
+        assert worst <= tolerance, f"tensor {i} {tuple(a.shape)} differs by {worst:.2e}"
+
+
+def differs(a: torch.Tensor, b: torch.Tensor) -> None:
+    assert a.isfinite().all() and float((a - b).abs().max()) > 1e-3, "the control does nothing"
+
+
+# Checks
+
+
+def plain_equals_the_hosts(b: Bench) -> None:
+    for settings in ({}, {"strength": 0.6, "end_percent": 0.7}):
+        theirs = b.draw(b.hosts(**settings))
+        differs(theirs, b.draw(b.prompts))
+        same(b.draw(b.ours(**settings)), theirs, 1e-5)
+    same(b.draw(b.ours(), batch=2), b.draw(b.hosts(), batch=2), 1e-5)
+
+
+def silence_is_absence(b: Bench) -> None:
+    bare = b.draw(b.prompts)
+    assert b.ours(strength=0.0) == b.prompts
+    assert b.ours(mask=torch.zeros(1, 16, 16)) == b.prompts
+    quiet = b.node("CNetKeyframe", percent=0.0, strength=1.0, interpolation="hold", previous=None)
+    quiet = b.node("CNetKeyframe", percent=0.001, strength=0.0, interpolation="hold", previous=quiet)
+    inactive = [b.ours(schedule=quiet), b.ours(start_percent=0.0, end_percent=0.001)]
+    for prompts in inactive:
+        try:
+            rows, handle = b.count_runs()
+        except NotMeantError:
+            rows, handle = [], None
+        same(b.draw(prompts), bare)
+        if handle:
+            handle.remove()
+        assert rows == [], rows
+
+
+def a_half_mask_acts_on_its_half(b: Bench) -> None:
+    whole = entries(b.answer(b.ours()))
+    mask = torch.zeros(1, 16, 16)
+    mask[:, :8] = 1
+    half = entries(b.answer(b.ours(mask=mask)))
+    assert len(half) == len(whole)
+    rows, columns = b.family.latent[-2:]
+    for part, all_of in zip(half, whole, strict=True):
+        part, all_of = torch.broadcast_tensors(part, all_of)
+        if part.ndim == 3:
+            part, all_of = (t.unflatten(1, (rows // 2, columns // 2)).movedim(-1, 1) for t in (part, all_of))
+        middle = part.shape[2] // 2
+        if part.shape[2] % 2:
+            continue
+        assert torch.equal(part[:, :, :middle], all_of[:, :, :middle]) and part[:, :, :middle].any()
+        assert not part[:, :, middle:].any()
+    differs(b.draw(b.ours(mask=mask)), b.draw(b.ours()))
+
+
+def each_block_has_its_weight(b: Bench) -> None:
+    whole = entries(b.answer(b.ours()))
+    values = [i / 4 for i in range(len(whole))]
+    weights = b.node("CNetBlockWeights", preset={"preset": "custom", "weights": str(values).strip("[]")})
+    prompts = b.ours(blocks=weights)
+    weighed = entries(b.answer(prompts))
+    expected = [t * w for t, w in zip(whole, values, strict=True)]
+    same(weighed, expected if len(weighed) == len(whole) else expected[1:], 1e-6)
+    # The block of weight 0 too is one that the base can read.
+    differs(b.draw(prompts), b.draw(b.prompts))
+
+
+def without_uncond_gain_only_the_cond_half_runs(b: Bench) -> None:
+    whole = entries(b.answer(b.ours()))
+    sides = b.asked(1)[4]["cond_or_uncond"]
+    assert sorted(sides) == [COND, UNCOND], sides
+    half = entries(b.answer(b.ours(uncond_gain=0.0)))
+    for part, all_of in zip(half, whole, strict=True):
+        for row, side in enumerate(sides):
+            if side == UNCOND:
+                assert not part[row].any()
+            else:
+                same(part[row], all_of.expand_as(part)[row], 1e-5)
+    rows, handle = b.count_runs()
+    b.draw(b.ours(uncond_gain=0.0))
+    handle.remove()
+    assert set(rows) == {1}, rows
+
+
+def a_vae_hint_is_encoded_once(b: Bench) -> None:
+    if b.vae is None:
+        raise NotMeantError
+    b.hint = b.hints(1, seed=77)
+    b.vae.encoded = 0
+    prompts = b.ours()
+    first = b.draw(prompts)
+    same(b.draw(prompts), first)
+    assert b.vae.encoded == 1, f"encoded {b.vae.encoded} times in two queues"
+    other = {kind: b.family.prompt(seed) for kind, seed in (("positive", 8), ("negative", 2))}
+    b.draw(b.ours(other))
+    assert b.vae.encoded == 1, "encoded again for another prompt"
+    same(b.draw(b.ours()), first)
+    b.draw(b.ours(image=1 - b.hint))
+    assert b.vae.encoded == 2, "another hint was not encoded"
+    b.hint = b.hints(1)
+
+
+def every_window_gets_its_frames(b: Bench) -> None:
+    hints = b.hints(4)
+    control = b.ours(image=hints)
+    whole = entries(b.answer(control, batch=4))
+    kept = control["positive"][0][1]["control"]
+    for frames in ([0, 1, 2], [2, 3], [3, 0], [0, 1, 2]):
+        seen = entries(b.answer(control, batch=4, frames=frames, control=kept))
+        rows = [c * 4 + f for c in range(2) for f in frames]
+        same(seen, [t[rows] for t in whole], 2e-5)
+
+
+def sampling_in_windows_is_sampling_frame_by_frame(b: Bench) -> None:
+    """Networks look at each latent by itself, so windows and batches must give the same."""
+    if len(b.family.latent) > 3:
+        raise NotMeantError
+    windows = importlib.import_module("comfy_extras.nodes_context_windows").ContextWindowsManualNode
+    for anchor in (False, True):
+        model = windows.execute(
+            b.model, 2, 1, "standard_static", 1, False, "flat", 0, False,
+            cond_retain_index_list="", latent_retain_index_list="", causal_window_fix=anchor,
+        ).args[0]  # fmt: skip
+        strengths = b.node("CNetFrameStrengths", strengths="1 0.8 0.6 0.4")
+        prompts = b.ours(image=b.hints(4), schedule=strengths)
+        same(b.draw(prompts, batch=4, model=model), b.draw(prompts, batch=4), 1e-4)
+
+
+def a_clone_for_another_device_says_the_same(b: Bench) -> None:
+    if b.family.name == "sd15_control_lora":
+        raise NotMeantError
+    prompts = b.ours()
+    control = prompts["positive"][0][1]["control"]
+    expected = entries(b.answer(prompts))
+    device = torch.device("cpu", 0)
+    clone = control.deepclone_multigpu(device, autoregister=True)
+    assert control.get_instance_for_device(device) is clone
+    same(entries(b.answer(prompts, control=clone)), expected)
+    assert len(control.get_models()) == 2 * len(clone.get_models())
+    control.cleanup()
+
+
+def chains_with_the_hosts_in_both_orders(b: Bench) -> None:
+    one, two = {"strength": 0.7}, {"image": 1 - b.hint, "strength": 0.5}
+    theirs = b.draw(b.hosts(b.hosts(**one), **two))
+    same(b.draw(b.ours(b.hosts(**one), **two)), theirs, 1e-5)
+    same(b.draw(b.hosts(b.ours(**one), **two)), theirs, 1e-5)
+    same(b.draw(b.ours(b.ours(**one), **two)), theirs, 1e-5)
+
+
+def the_hosts_union_type_is_kept(b: Bench) -> None:
+    if b.family.name != "flux_union":
+        raise NotMeantError
+    node = importlib.import_module("comfy_extras.nodes_controlnet").SetUnionControlNetType
+    pictures = []
+    for kind in ("auto", "depth", "tile"):
+        control = node.execute(b.control, kind).args[0]
+        theirs = b.draw(b.hosts(control_net=control))
+        same(b.draw(b.ours(control_net=control)), theirs, 1e-5)
+        assert not any(torch.equal(theirs, other) for other in pictures), kind
+        pictures.append(theirs)
+
+
+def another_kind_of_base_is_refused(b: Bench) -> None:
+    name = "sd3" if b.family.name.startswith("sd15") else "sd15_controlnet"
+    (other,) = (family for family in FAMILIES if family.name == name)
+    stranger = SimpleNamespace(model=other.model().model)
+    for prompts in (b.ours(), b.merged("sum", {}, {"strength": 0.5})):
+        control = prompts["positive"][0][1]["control"]
+        try:
+            control.pre_run(stranger.model, stranger.model.model_sampling.percent_to_sigma)
+        except ValueError as refusal:
+            assert type(refusal).__name__ == "BaseMismatchError", refusal
+            assert type(stranger.model).__name__ in str(refusal) and "Load a ControlNet" in str(refusal)
+        else:
+            raise AssertionError("a base of another kind was taken")
+
+
+def one_unit_is_plain_apply_in_every_mode(b: Bench) -> None:
+    plain = entries(b.answer(b.ours()))
+    for mode in ("sum", "average", "normalised", "strongest", "priority", "regions"):
+        options = {"softness": 0.2} if mode == "strongest" else {}
+        same(entries(b.answer(b.merged(mode, {}, **options))), plain)
+
+
+def two_units_merge(b: Bench) -> None:
+    mask = torch.zeros(1, 16, 16)
+    mask[:, :8] = 1
+    units = {"mask": mask}, {"image": 1 - b.hint, "mask": 1 - mask, "strength": 0.5}
+    chain = b.draw(b.ours(b.ours(**units[0]), **units[1]))
+    same(b.draw(b.merged("sum", *units)), chain, 1e-5)
+    for mode in ("average", "normalised", "strongest", "priority", "regions"):
+        options = {"softness": 0.2} if mode == "strongest" else {}
+        drawn = b.draw(b.merged(mode, *units, **options), batch=2)
+        assert drawn.isfinite().all(), mode
+
+
+def strengths_go_by_time_and_frame(b: Bench) -> None:
+    curve = lambda p: b.node("CNetKeyframe", percent=0.0, strength=p, interpolation="hold", previous=None)  # noqa: E731
+    same(entries(b.answer(b.ours(schedule=curve(0.25)))), entries(b.answer(b.ours(strength=0.25))), 1e-6)
+    frames = b.node("CNetFrameStrengths", strengths="1 0 0.25")
+    whole = entries(b.answer(b.ours(), batch=3))
+    weak = entries(b.answer(b.ours(strength=0.25), batch=3))
+    for part, full, quarter in zip(
+        entries(b.answer(b.ours(schedule=frames), batch=3)), whole, weak, strict=True
+    ):
+        full, quarter = full.expand_as(part), quarter.expand_as(part)
+        for row in range(6):
+            expected = (full[row], torch.zeros_like(part[row]), quarter[row])[row % 3]
+            same(part[row], expected, 1e-6)
+
+
+CHECKS = [
+    plain_equals_the_hosts,
+    silence_is_absence,
+    a_half_mask_acts_on_its_half,
+    each_block_has_its_weight,
+    without_uncond_gain_only_the_cond_half_runs,
+    a_vae_hint_is_encoded_once,
+    every_window_gets_its_frames,
+    sampling_in_windows_is_sampling_frame_by_frame,
+    a_clone_for_another_device_says_the_same,
+    chains_with_the_hosts_in_both_orders,
+    the_hosts_union_type_is_kept,
+    another_kind_of_base_is_refused,
+    one_unit_is_plain_apply_in_every_mode,
+    two_units_merge,
+    strengths_go_by_time_and_frame,
+]
+
+
+def outcome(check: Any, bench: Bench) -> str:
+    try:
+        check(bench)
+    except NotMeantError:
+        return "-"
+    except Exception as problem:
+        where = traceback.extract_tb(problem.__traceback__)[-1]
+        print(traceback.format_exc(), file=sys.stderr)
+        return f"{type(problem).__name__}: {problem} ({Path(where.filename).name}:{where.lineno})"
+    return "ok"
+
+
+def main(pack: Path, results: Path, names: list[str]) -> None:
+    logging.disable(logging.INFO)
+    nodes = load_pack(pack)
+    found: dict[str, dict[str, str]] = {}
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        folder_paths.add_model_folder_path("controlnet", folder)
+        for family in FAMILIES:
+            if names and family.name not in names:
+                continue
+            start = time.monotonic()
+            bench = Bench(family, nodes, Path(folder))
+            found[family.name] = {check.__name__: outcome(check, bench) for check in CHECKS}
+            print(f"{family.name}: {time.monotonic() - start:.1f} s")
+    results.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,93 @@
+"""Run by a host's own interpreter in the host's folder: python compiled.py PACK RESULTS.json BACKEND.
+
+Two of our controls, merged and scheduled, on a small base with and without the host's TorchCompileModel.
+Writes the largest difference, and how many graphs were compiled after two and after eight steps.
+"""
+
+import importlib
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(Path.cwd()), *(p for p in sys.path if Path(p).resolve() != HERE)]
+from comfy.cli_args import args  # noqa: E402
+
+args.cpu = True
+args.use_pytorch_cross_attention = True
+import comfy.sample  # noqa: E402
+import comfy.supported_models as models  # noqa: E402
+import folder_paths  # noqa: E402
+import torch  # noqa: E402
+import torch._dynamo.utils  # noqa: E402
+
+sys.path.append(str(HERE))
+from packs import load_pack  # noqa: E402
+from tiny import SD15, base, fill  # noqa: E402
+
+SMALL = {
+    **SD15, "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [1, 0],
+    "transformer_depth_output": [1, 1, 0, 0], "transformer_depth_middle": 0,
+}  # fmt: skip
+
+
+def controls(nodes: dict, folder: Path) -> list:
+    networks = importlib.import_module("cnet_pack.cnet_core.networks.controlnet")
+    config = importlib.import_module("cnet_pack.cnet_core.networks.config").UNetConfig
+    save = importlib.import_module("cnet_pack.cnet_core.checkpoints").save_controlnet
+    sizes = config(32, (1, 2), (1, 1), (1, 0), context_dim=8, num_heads=2)
+    folder_paths.add_model_folder_path("controlnet", str(folder))
+    for seed in (2, 3):
+        save(fill(networks.ControlNet(sizes), seed), folder / f"{seed}.safetensors")
+    load = nodes["CNetLoadControlNet"].execute
+    return [load(control_net_name=f"{seed}.safetensors").args[0] for seed in (2, 3)]
+
+
+def main(pack: Path, results: Path, backend: str) -> None:
+    nodes = load_pack(pack)
+    model = base(models.SD15, SMALL)
+    compiled = importlib.import_module("comfy_extras.nodes_torch_compile").TorchCompileModel.execute(
+        model, backend
+    )
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        generator = torch.Generator().manual_seed(5)
+        hint = torch.rand(1, 64, 64, 3, generator=generator)
+        texts = torch.randn(2, 1, 6, 8, generator=generator)
+        first, second = controls(nodes, Path(folder))
+        schedule = nodes["CNetKeyframe"].execute(0.0, 1.0, "linear").args[0]
+        schedule = nodes["CNetKeyframe"].execute(1.0, 0.3, "linear", schedule).args[0]
+        always = {"start_percent": 0.0, "end_percent": 1.0, "strength": 0.8}
+        units = {
+            "unit0": nodes["CNetUnit"].execute(first, hint, schedule=schedule, **always).args[0],
+            "unit1": nodes["CNetUnit"].execute(second, 1 - hint, uncond_gain=0.5, **always).args[0],
+        }
+        prompts = [[[text, {"pooled_output": None}]] for text in texts]
+        controlled = nodes["CNetMerge"].execute(*prompts, units, {"mode": "sum"}).args
+
+        def draw(net, steps: int, conditionings=controlled) -> torch.Tensor:
+            noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
+            return comfy.sample.sample(
+                net, noise, steps, 3.0, "euler", "simple", *conditionings, torch.zeros(1, 4, 8, 8),
+                denoise=0.6, disable_pbar=True, seed=1,
+            )  # fmt: skip
+
+        def graphs() -> int:
+            return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+        plain, bare = draw(model, 8), draw(model, 8, prompts)
+        start = time.monotonic()
+        draw(compiled.args[0], 2)
+        early = graphs()
+        seconds = time.monotonic() - start
+        result = draw(compiled.args[0], 8)
+        found = {
+            "difference": float((result - plain).abs().max()), "effect": float((plain - bare).abs().max()),
+            "graphs_after_2": early, "graphs_after_10": graphs(), "seconds": seconds,
+        }  # fmt: skip
+    results.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
