@@ -20,16 +20,17 @@ Prepared = dict[str, Any]
 
 _STATE = ("cond_hint", "control_input")
 
-# Where the classes of control networks live; what a base that they fit has; how users call it.
+# Where the classes of control networks live; what a base that they fit has, or the host's class for it (packs
+# that quantise put networks of their own into it); how users call it.
 _BASES = (
-    ("comfy.cldm.cldm", "input_blocks", "a Stable Diffusion UNet (SD1.5, SD2.x, SDXL)"),
-    ("comfy.t2i_adapter.", "input_blocks", "a Stable Diffusion UNet (SD1.5, SDXL)"),
-    ("comfy.ldm.flux.", "double_blocks", "Flux"),
-    ("comfy.cldm.mmdit", "joint_blocks", "SD3"),
-    ("comfy.cldm.dit_embedder", "joint_blocks", "SD3.5"),
-    ("comfy.ldm.qwen_image.", "transformer_blocks", "Qwen-Image"),
-    ("comfy.ldm.hydit.", "mlp_t5", "HunyuanDiT"),
-    ("comfy.ldm.cascade.", "clip_txt_mapper", "Stable Cascade's stage C"),
+    ("comfy.cldm.cldm", "input_blocks", "SDXL", "a Stable Diffusion UNet (SD1.5, SD2.x, SDXL)"),
+    ("comfy.t2i_adapter.", "input_blocks", "SDXL", "a Stable Diffusion UNet (SD1.5, SDXL)"),
+    ("comfy.ldm.flux.", "double_blocks", "Flux", "Flux"),
+    ("comfy.cldm.mmdit", "joint_blocks", "SD3", "SD3"),
+    ("comfy.cldm.dit_embedder", "joint_blocks", "SD3", "SD3.5"),
+    ("comfy.ldm.qwen_image.", "transformer_blocks", "QwenImage", "Qwen-Image"),
+    ("comfy.ldm.hydit.", "mlp_t5", "HunyuanDiT", "HunyuanDiT"),
+    ("comfy.ldm.cascade.", "clip_txt_mapper", "StableCascade_C", "Stable Cascade's stage C"),
 )
 
 # Encoded hints by the network that reads them, so that another prompt or queue need not encode them again.
@@ -61,8 +62,8 @@ def check_base(inner: Any, model: Any) -> None:
     network, base = network_of(inner), getattr(model, "diffusion_model", None)
     lora = hasattr(inner, "control_weights")
     module = "comfy.cldm.cldm" if lora else type(network).__module__
-    for place, attribute, name in _BASES:
-        if module.startswith(place) and not hasattr(base, attribute):
+    for place, attribute, kind, name in _BASES:
+        if module.startswith(place) and not hasattr(base, attribute) and type(model).__name__ != kind:
             raise BaseMismatchError(
                 f"this control was made for {name}, and the model is {type(model).__name__}. Load a "
                 "ControlNet made for this model, or the model that this ControlNet was made for."

@@ -193,3 +193,30 @@ def test_an_end_before_its_start_is_refused_at_the_node(host: Host) -> None:
     (apply,) = nodes_of(prompt, "CNetApply")
     prompt[apply]["inputs"].update(start_percent=0.8, end_percent=0.2)
     assert_pack_error(host.queue(prompt), apply, "ControlError", "0.8", "0.2")
+
+
+def with_schedule(*nodes: dict[str, Any]) -> dict[str, Any]:
+    """The pose workflow under a chain of schedule nodes, named schedule0, schedule1, ..."""
+    prompt = api_prompt("pose")
+    (apply,) = nodes_of(prompt, "CNetApply")
+    for i, node in enumerate(nodes):
+        previous = {"previous": [f"schedule{i - 1}", 0]} if i else {}
+        prompt[f"schedule{i}"] = {**node, "inputs": {**node["inputs"], **previous}}
+    prompt[apply]["inputs"]["schedule"] = [f"schedule{len(nodes) - 1}", 0]
+    return prompt
+
+
+def keyframe(percent: float, strength: float = 1.0) -> dict[str, Any]:
+    inputs = {"percent": percent, "strength": strength, "interpolation": "linear"}
+    return {"class_type": "CNetKeyframe", "inputs": inputs}
+
+
+def test_keyframes_out_of_order_are_refused_at_the_later_one(host: Host) -> None:
+    prompt = with_schedule(keyframe(0.6), keyframe(0.2))
+    assert_pack_error(host.queue(prompt), "schedule1", "ControlError", "0.2", "0.6", "order of time")
+
+
+def test_negative_strengths_are_refused(host: Host) -> None:
+    refused(host, with_schedule(keyframe(0.5, -1.0)), "schedule0", "value_smaller_than_min", "strength")
+    frames = {"class_type": "CNetFrameStrengths", "inputs": {"strengths": "1, -1"}}
+    assert_pack_error(host.queue(with_schedule(frames)), "schedule0", "ControlError", "frame 1", "upwards")
