@@ -12,6 +12,7 @@ from typing import Any
 from .report import summary, table
 
 REPO = Path(__file__).resolve().parent.parent
+MEASURES = ("steps", "memory", "load")
 
 
 def main() -> None:
@@ -20,7 +21,9 @@ def main() -> None:
     settings = {
         "base": arguments.base,
         "size": arguments.size,
+        "measures": arguments.measure,
         "controls": sorted(set(arguments.controls)),
+        "networks": arguments.networks,
         "rounds": arguments.rounds,
         "steps": arguments.steps,
         "threads": arguments.threads,
@@ -38,9 +41,21 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--base", choices=["sd15", "tiny"], default="sd15", help="size of the networks (default: sd15)")
+    bases = ["sd15", "sdxl", "tiny", "tiny-sdxl"]
+    add("--base", choices=bases, default="sd15", help="size of the networks (default: sd15)")
+    add(
+        "--measure",
+        type=measures,
+        default=list(MEASURES),
+        help="what to measure, some of steps,memory,load (default: all)",
+    )
     add("--size", type=pixels, default=256, help="side of the picture in pixels (default: 256)")
-    add("--controls", type=counts, default=[0, 1, 2], help="numbers of controls (default: 0,1,2)")
+    add("--controls", type=counts, default=[0, 1, 2, 3, 4], help="numbers of controls (default: 0,1,2,3,4)")
+    add(
+        "--networks",
+        type=positive,
+        help="different ControlNets that the controls share (default: one for each control; sdxl: 1 for all)",
+    )
     add("--rounds", type=positive, default=3, help="times that everything is measured (default: 3)")
     add("--steps", type=positive, default=4, help="sampling steps of one measured run (default: 4)")
     add("--threads", type=positive, help="threads of torch (default: its own choice)")
@@ -80,6 +95,13 @@ def counts(text: str) -> list[int]:
     if not all(part.isdigit() for part in parts):
         raise argparse.ArgumentTypeError(f"expected numbers of controls such as 0,1,2, got {text!r}")
     return [int(part) for part in parts]
+
+
+def measures(text: str) -> list[str]:
+    parts = text.split(",")
+    if not all(part in MEASURES for part in parts):
+        raise argparse.ArgumentTypeError(f"expected some of {','.join(MEASURES)}, got {text!r}")
+    return parts
 
 
 def find_comfyui(named: str | None) -> Path | None:

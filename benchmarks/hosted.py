@@ -8,13 +8,10 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from cnet_core.checkpoints.shapes import config_metadata
 
 from .weights import CFG, Task, noise_levels
 
@@ -54,25 +51,60 @@ def load_pack() -> str:
     return name
 
 
-class Hosted:
-    """The host's model with the task's weights, and ControlNets of one maker for it.
+class Pack:
+    """The pack's nodes by id, as this host has them."""
 
-    comfyui: true in a real ComfyUI. maker: "ours", or "built-in" (a real ComfyUI only).
+    def __init__(self) -> None:
+        nodes = importlib.import_module(f"{load_pack()}.nodes").NODES
+        self.nodes = {node.define_schema().node_id: node for node in nodes}
+
+    def run(self, node_id: str, **inputs: Any) -> tuple:
+        """Execute a node; required inputs that are not given take their defaults."""
+        node = self.nodes[node_id]
+        for each in node.define_schema().inputs:
+            default = getattr(each, "default", None)
+            if default is None and getattr(each, "options", None):
+                default = each.options[0]
+            if not each.optional and default is not None:
+                inputs.setdefault(each.id, default)
+        return node.execute(**inputs).args
+
+    def load(self, path: Path) -> Any:
+        """A CONTROL_NET, by the pack's loader node; the file's folder becomes one of the host's."""
+        importlib.import_module("folder_paths").add_model_folder_path("controlnet", str(path.parent))
+        return self.run("CNetLoadControlNet", control_net_name=path.name)[0]
+
+
+def load_built_in(path: Path) -> Any:
+    """A CONTROL_NET, by what the host's own loader node calls."""
+    import comfy.controlnet
+
+    return comfy.controlnet.load_controlnet(str(path))
+
+
+class Hosted:
+    """The host's model with the task's weights, and ControlNets for it; subclasses say whose.
+
+    comfyui: true in a real ComfyUI. patcher: a model that another of these has made of the same task.
     """
 
-    def __init__(self, task: Task, comfyui: bool, maker: str, patcher: Any = None):
+    def __init__(self, task: Task, comfyui: bool, controls: list[Any], patcher: Any = None):
         self.task, self.comfyui = task, comfyui
         self.patcher = patcher or model_patcher(task)
-        make = our_controls if maker == "ours" else built_in_controls
-        self.controls = make(task)
+        self.controls = controls
 
     def conditioning(self, count: int) -> tuple[list, list]:
-        """Positive and negative with one chain of `count` controls in both, as apply nodes leave it."""
-        chain = None
-        for control, hint in zip(self.controls[:count], self.task.hints, strict=False):
-            chain = control.copy().set_cond_hint(hint, 1.0, (0.0, 1.0)).set_previous_controlnet(chain)
-        options = {} if chain is None else {"control": chain, "control_apply_to_uncond": False}
-        return [[self.task.cond, dict(options)]], [[self.task.uncond, dict(options)]]
+        """Positive and negative with `count` controls in both."""
+        y = {} if self.task.y is None else {"pooled_output": self.task.y}
+        positive, negative = [[self.task.cond, dict(y)]], [[self.task.uncond, dict(y)]]
+        if count:
+            hinted = [(self.controls[i % len(self.controls)], self.task.hints[i]) for i in range(count)]
+            positive, negative = self.apply(positive, negative, hinted)
+        return positive, negative
+
+    def apply(self, positive: list, negative: list, hinted: list[tuple[Any, Tensor]]) -> tuple[list, list]:
+        """Conditionings with these controls, each at strength 1 with its hint [1,3,H,W]."""
+        raise NotImplementedError
 
     def sample(self, count: int, timesteps: list[int]) -> Tensor:
         """One whole run of Euler's method with `count` controls: the latent [1,4,H,W]."""
@@ -94,6 +126,53 @@ class Hosted:
             latent_image=torch.zeros_like(self.task.noise),
             disable_pbar=True,
         )
+
+
+class BuiltIn(Hosted):
+    """The host's own controls in a chain, as the host's own apply nodes leave them."""
+
+    def apply(self, positive: list, negative: list, hinted: list[tuple[Any, Tensor]]) -> tuple[list, list]:
+        chain = None
+        for control, hint in hinted:
+            chain = control.copy().set_cond_hint(hint, 1.0, (0.0, 1.0)).set_previous_controlnet(chain)
+        options = {"control": chain, "control_apply_to_uncond": False}
+        return [[c, {**o, **options}] for c, o in positive], [[c, {**o, **options}] for c, o in negative]
+
+
+class Ours(Hosted):
+    """The pack's controls, an Apply node for each."""
+
+    def __init__(self, pack: Pack, *arguments: Any):
+        super().__init__(*arguments)
+        self.pack = pack
+
+    def apply(self, positive: list, negative: list, hinted: list[tuple[Any, Tensor]]) -> tuple[list, list]:
+        for control, hint in hinted:
+            positive, negative = self.pack.run(
+                "CNetApply",
+                positive=positive,
+                negative=negative,
+                control_net=control,
+                image=hint.movedim(1, -1),
+                strength=1.0,
+            )
+        return positive, negative
+
+
+class OursMerged(Ours):
+    """The pack's controls, joined by one Merge node that sums them."""
+
+    def apply(self, positive: list, negative: list, hinted: list[tuple[Any, Tensor]]) -> tuple[list, list]:
+        units = {
+            f"unit{i}": self.pack.run(
+                "CNetUnit", control_net=control, image=hint.movedim(1, -1), strength=1.0
+            )[0]
+            for i, (control, hint) in enumerate(hinted)
+        }
+        positive, negative = self.pack.run(
+            "CNetMerge", positive=positive, negative=negative, units=units, mode="sum"
+        )
+        return positive, negative
 
 
 def sample_in_minihost(patcher: Any, noise: Tensor, positive: list, negative: list, sigmas: Tensor) -> Tensor:
@@ -122,8 +201,9 @@ def unet_arguments(task: Task) -> dict[str, Any]:
         "use_spatial_transformer": True,
         "use_linear_in_transformer": config.use_linear_in_transformer,
         "adm_in_channels": config.adm_in_channels,
-        "num_heads": config.num_heads,
-        "num_head_channels": -1,
+        "num_classes": None if config.adm_in_channels is None else "sequential",
+        "num_heads": config.num_heads or -1,
+        "num_head_channels": config.num_head_channels or -1,
         "legacy": False,
     }
 
@@ -138,34 +218,27 @@ def model_patcher(task: Task) -> Any:
     class Base(comfy.supported_models_base.BASE):
         unet_extra_config: dict[str, Any] = {}
 
+    class Model(comfy.model_base.BaseModel):
+        """Takes the vector condition as it is, where SDXL's own class makes it of the picture's size."""
+
+        def encode_adm(self, **conditions: Any) -> Tensor | None:
+            return conditions.get("pooled_output")
+
     config = Base(unet_arguments(task))
     config.set_inference_dtype(DTYPE, None)
     offload = comfy.model_management.unet_offload_device()
-    model = comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.EPS, device=offload)
+    model = Model(config, model_type=comfy.model_base.ModelType.EPS, device=offload)
     model.diffusion_model.load_state_dict(task.unet, assign=True)
     model.diffusion_model.requires_grad_(False)
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return patcher(model, load_device=comfy.model_management.get_torch_device(), offload_device=offload)
 
 
-def our_controls(task: Task) -> list[Any]:
-    """The controls that the pack's loader makes of these tensors."""
-    name = load_pack()
-
-    def part(module: str) -> ModuleType:
-        return importlib.import_module(f"{name}.{module}")
-
-    host, checkpoints = part("nodes.host"), part("cnet_core.checkpoints")
-    controls = []
-    for i, state in enumerate(task.controls):
-        file = checkpoints.StateFile(Path(f"random {i}"), state, config_metadata(task.config))
-        family = checkpoints.identify(file)
-        controls.append(host.load_native(family.open(file, family), file.path.name))
-    return controls
-
-
 def built_in_controls(task: Task) -> list[Any]:
-    """The host's ControlNet class around its ControlNet network, as its loader puts them together."""
+    """The host's ControlNet class around its ControlNet network, as its loader puts them together.
+
+    They hold the task's tensors, where the loader would hold copies.
+    """
     import comfy.cldm.cldm
     import comfy.controlnet
     import comfy.model_management
@@ -174,7 +247,7 @@ def built_in_controls(task: Task) -> list[Any]:
     arguments = unet_arguments(task)
     del arguments["out_channels"]
     controls = []
-    for state in task.controls:
+    for state in task.networks:
         network = comfy.cldm.cldm.ControlNet(
             hint_channels=3,
             dtype=DTYPE,

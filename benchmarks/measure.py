@@ -3,26 +3,37 @@
 It runs in the host's Python. SETTINGS are __main__'s; RESULT is the file for the raw figures.
 """
 
+import gc
 import importlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .weights import Task, even_timesteps, random_task
+from cnet_core.networks.config import UNetConfig
+from cnet_core.networks.controlnet import ControlNet
+from cnet_core.networks.unet import UNet
 
-KEPT = ("base", "size", "rounds", "steps", "clock", "host_args")
+from .weights import BASES, FLOORS, Task, bytes_of, even_timesteps, random_task, write_networks
+
+KEPT = ("base", "size", "controls", "networks", "measures", "rounds", "steps", "clock", "host_args")
 # Halfway down the noise levels, where latent and noise are of one size.
 CHECKED = [500]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+MERGED = "ours, merged"
+# For the activations, and for what else a process needs.
+HEADROOM = 2 << 30
 
 
 class Implementation(Protocol):
@@ -35,33 +46,156 @@ def main() -> None:
     settings, result = json.loads(sys.argv[1]), Path(sys.argv[2])
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])
-    with torch.inference_mode():
-        result.write_text(json.dumps(figures(settings)))
+    with torch.inference_mode(), tempfile.TemporaryDirectory(prefix="cnet-benchmark-") as folder:
+        result.write_text(json.dumps(figures(settings, Path(folder))))
 
 
-def figures(settings: dict[str, Any]) -> dict[str, Any]:
-    counts = settings["controls"]
-    task = random_task(settings["base"], settings["size"], max(counts, default=0))
-    implementations, left_out = prepare(task, settings)
-    agreement = compare(implementations, counts)
-    timesteps, clock = even_timesteps(settings["steps"]), CLOCKS[settings["clock"]]
+def figures(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    config, measures = BASES[settings["base"]], settings["measures"]
+    settings = {**settings, "networks": number_of_networks(settings)}
+    check_memory(config, settings["networks"])
+    enter(settings)
+    files = write_networks(config, settings["networks"], folder)
+    found: dict[str, Any] = {
+        "machine": machine(settings),
+        "settings": {name: settings[name] for name in KEPT},
+        "floor": FLOORS.get(settings["base"]),
+        "left_out": {},
+    }
+    # First, while no UNet is in memory: the host's loader copies what it loads.
+    if "load" in measures:
+        found["load"] = loading(files[0], settings)
+    if "steps" in measures or "memory" in measures:
+        task = random_task(config, settings["size"], max(settings["controls"]), files)
+        implementations, found["left_out"] = prepare(task, settings)
+        found["agreement"] = compare(implementations, settings["controls"])
+        if "memory" in measures:
+            found["peak_bytes"] = {
+                name: {str(count): peak for count, peak in peaks}
+                for name, peaks in memory(implementations, settings["controls"])
+            }
+        if "steps" in measures:
+            found["seconds_per_step"] = stepping(implementations, settings)
+    return found
+
+
+def number_of_networks(settings: dict[str, Any]) -> int:
+    """One for each control, or as many as asked for; at SDXL's size all controls share one unless asked."""
+    if settings["measures"] == ["load"]:
+        return 1
+    most = max(1, *settings["controls"])
+    return min(most, settings["networks"] or (1 if settings["base"] == "sdxl" else most))
+
+
+def check_memory(config: UNetConfig, networks: int) -> None:
+    """Stop before anything is made, where the weights would not fit into memory."""
+    unet = bytes_of(UNet(config, device="meta"))
+    network = bytes_of(ControlNet(config, device="meta"))
+    needed = HEADROOM + max(unet + networks * network, 3 * network)
+    free = available_bytes()
+    say(
+        f"needs about {needed / 1e9:.1f} GB of memory (UNet {unet / 1e9:.1f}, {networks} x ControlNet "
+        f"{network / 1e9:.1f}); available: {'unknown' if free is None else f'{free / 1e9:.1f} GB'}"
+    )
+    if free is not None and free < needed:
+        sys.exit("Not enough memory: give fewer --networks or a smaller --base.")
+
+
+def available_bytes() -> int | None:
+    """Memory that can be had without swapping, where the system tells it."""
+    info = Path("/proc/meminfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return found[0] if found else None
+
+
+def enter(settings: dict[str, Any]) -> None:
+    from . import hosted
+
+    if settings["comfyui"]:
+        hosted.enter_comfyui(Path(settings["comfyui"]), settings["host_args"])
+    else:
+        hosted.enter_minihost()
+
+
+def loading(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Seconds to load a ControlNet file, and until all its weights were read once; bytes given out meanwhile.
+
+    The file was just written, so that it comes from the system's cache.
+    """
+    from . import hosted
+
+    loaders: dict[str, Callable[[Path], Any]] = {"ours": hosted.Pack().load}
+    if settings["comfyui"]:
+        loaders["built-in"] = hosted.load_built_in
+    clock = CLOCKS[settings["clock"]]
+    found: dict[str, dict[str, Any]] = {
+        name: {"peak_bytes": peak_bytes(partial(load, path)), "seconds": [], "read_seconds": []}
+        for name, load in loaders.items()
+    }
+    for round_ in range(settings["rounds"]):
+        for name in rotated(list(loaders), round_):
+            gc.collect()
+            start = clock()
+            control = loaders[name](path)
+            found[name]["seconds"].append(clock() - start)
+            for model in control.get_models():
+                for parameter in model.model.parameters():
+                    parameter.sum()
+            found[name]["read_seconds"].append(clock() - start)
+            del control
+            say(f"round {round_ + 1}, load, {name}: {found[name]['seconds'][-1]:.3f} s")
+    return {"file_bytes": path.stat().st_size, "loaders": found}
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """The most that torch's allocator gave out at once while this ran, beyond what was out before.
+
+    Mappings of files count like memory.
+    """
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        run()
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(itertools.accumulate((size for _, size in changes), initial=0))
+
+
+def memory(
+    implementations: Mapping[str, Implementation], counts: list[int]
+) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Peak bytes of one step by number of controls. Weights are not in them: they were there before."""
+    for name, each in implementations.items():
+        peaks = []
+        for count in counts:
+            if runs(name, count):
+                peaks.append((count, peak_bytes(partial(each.sample, count, CHECKED))))
+                say(f"memory, controls {count}, {name}: {peaks[-1][1] / 1e6:.1f} MB")
+        yield name, peaks
+
+
+def stepping(
+    implementations: Mapping[str, Implementation], settings: dict[str, Any]
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds per step by implementation and number of controls, one figure for each round."""
+    counts, timesteps = settings["controls"], even_timesteps(settings["steps"])
     seconds: dict[str, dict[str, list[float]]] = {
-        name: {str(count): [] for count in counts} for name in implementations
+        name: {str(count): [] for count in counts if runs(name, count)} for name in implementations
     }
     for round_ in range(settings["rounds"]):
         for count in counts:
             # Another one begins in each round, so that no one always follows the same other.
-            for name in rotated(list(implementations), round_):
-                spent = timed(implementations[name], count, timesteps, clock) / len(timesteps)
-                seconds[name][str(count)].append(spent)
-                say(f"round {round_ + 1}, controls {count}, {name}: {spent:.3f} s a step")
-    return {
-        "machine": machine(settings),
-        "settings": {name: settings[name] for name in KEPT},
-        "left_out": left_out,
-        "agreement": agreement,
-        "seconds_per_step": seconds,
-    }
+            for name in rotated([name for name in implementations if runs(name, count)], round_):
+                each = timed(implementations[name], count, timesteps, CLOCKS[settings["clock"]])
+                seconds[name][str(count)].append(each / len(timesteps))
+                say(f"round {round_ + 1}, controls {count}, {name}: {each / len(timesteps):.3f} s a step")
+    return seconds
+
+
+def runs(name: str, count: int) -> bool:
+    """Merging is for two and more."""
+    return name != MERGED or count > 1
 
 
 def prepare(task: Task, settings: dict[str, Any]) -> tuple[dict[str, Implementation], dict[str, str]]:
@@ -70,16 +204,18 @@ def prepare(task: Task, settings: dict[str, Any]) -> tuple[dict[str, Implementat
 
     found: dict[str, Implementation] = {}
     left_out: dict[str, str] = {}
-    if settings["comfyui"]:
-        hosted.enter_comfyui(Path(settings["comfyui"]), settings["host_args"])
-    else:
-        hosted.enter_minihost()
-    ours = hosted.Hosted(task, bool(settings["comfyui"]), "ours")
+    comfyui, pack = bool(settings["comfyui"]), hosted.Pack()
+    controls = [pack.load(path) for path in task.files]
+    ours = hosted.Ours(pack, task, comfyui, controls)
     found["ours"] = ours
-    if settings["comfyui"]:
-        found["built-in"] = hosted.Hosted(task, True, "built-in", ours.patcher)
+    found[MERGED] = hosted.OursMerged(pack, task, comfyui, controls, ours.patcher)
+    if comfyui:
+        found["built-in"] = hosted.BuiltIn(task, True, hosted.built_in_controls(task), ours.patcher)
     else:
         left_out["built-in"] = "no ComfyUI found; give its folder with --comfyui. Ours ran in minihost"
+    if task.y is not None:
+        left_out["diffusers"] = "only for SD1.5 here"
+        return found, left_out
     try:
         from .with_diffusers import Diffusers
     except ImportError as error:
@@ -101,7 +237,9 @@ def compare(implementations: Mapping[str, Implementation], counts: list[int]) ->
     rows = []
     bare = implementations["ours"].sample(0, CHECKED)
     for count in counts:
-        results = {name: each.sample(count, CHECKED) for name, each in implementations.items()}
+        results = {
+            name: each.sample(count, CHECKED) for name, each in implementations.items() if runs(name, count)
+        }
         ours = results.pop("ours")
         rows.append(
             {

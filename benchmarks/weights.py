@@ -1,15 +1,34 @@
 """Random networks that all implementations share, tensor for tensor."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cnet_core.networks.config import SD15, UNetConfig
+from cnet_core.checkpoints.shapes import config_metadata
+from cnet_core.networks.config import SD15, SDXL, UNetConfig
 from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.unet import UNet
 
-BASES = {"sd15": SD15, "tiny": UNetConfig(model_channels=32, context_dim=64, num_heads=8)}
+BASES = {
+    "sd15": SD15,
+    "sdxl": SDXL,
+    # Narrower, and the host's loader finds no heads in them.
+    "tiny": UNetConfig(model_channels=64, context_dim=64, num_heads=8),
+    "tiny-sdxl": replace(
+        SDXL,
+        model_channels=64,
+        transformer_depth=(0, 1, 2),
+        transformer_depth_middle=2,
+        context_dim=64,
+        adm_in_channels=96,
+    ),
+}
+# Multiplications of a ControlNet behind its hint encoder as a share of the UNet's, by torch's FlopCounterMode
+# on the meta device: 0.328 at 256 x 256 and 0.334 at 512 x 512; 0.444 at 256 x 256 and 0.438 at 1024 x 1024.
+FLOORS = {"sd15": 0.33, "sdxl": 0.44}
 TOKENS = 77
 CFG = 7.5
 # A fresh ControlNet's zeros; a small scale lets the control be seen in the result and not swamp it.
@@ -20,22 +39,36 @@ JOINS = ("zero_convs.", "middle_block_out.", "input_hint_block.14.")
 class Task:
     """What every implementation is given: fp32 weights under LDM names, and the inputs of one picture.
 
-    noise [1,4,H,W]; cond, uncond [1,TOKENS,context_dim]; hints: one [1,3,8H,8W] in 0..1 for each control.
+    files, networks: ControlNets as files and as their tensors, mapped from those files; control i uses
+    network i modulo their number. noise [1,4,H,W]; cond, uncond [1,TOKENS,context_dim];
+    y [1,adm_in_channels] or None; hints: one [1,3,8H,8W] in 0..1 for each control.
     """
 
     config: UNetConfig
     unet: dict[str, Tensor]
-    controls: list[dict[str, Tensor]]
+    files: list[Path]
+    networks: list[dict[str, Tensor]]
     noise: Tensor
     cond: Tensor
     uncond: Tensor
+    y: Tensor | None
     hints: list[Tensor]
 
 
-def random_task(base: str, size: int, controls: int) -> Task:
-    config = BASES[base]
+def write_networks(config: UNetConfig, number: int, folder: Path) -> list[Path]:
+    """Random ControlNets as safetensors files in fp32 and LDM names."""
+    paths = []
+    for i in range(number):
+        path = folder / f"cnet_benchmark_{i}.safetensors"
+        state = random_state(ControlNet(config, device="meta"), torch.Generator().manual_seed(1 + i))
+        save_file(state, path, config_metadata(config))
+        paths.append(path)
+    return paths
+
+
+def random_task(config: UNetConfig, size: int, controls: int, files: list[Path]) -> Task:
     generator = torch.Generator().manual_seed(0)
-    side = size // 8
+    side, width = size // 8, config.adm_in_channels
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
@@ -43,12 +76,19 @@ def random_task(base: str, size: int, controls: int) -> Task:
     return Task(
         config,
         random_state(UNet(config, device="meta"), generator),
-        [random_state(ControlNet(config, device="meta"), generator) for _ in range(controls)],
+        files,
+        [load_file(path) for path in files],
         normal(1, config.in_channels, side, side),
         normal(1, TOKENS, config.context_dim),
         normal(1, TOKENS, config.context_dim),
+        None if width is None else normal(1, width),
         [torch.rand(1, 3, size, size, generator=generator) for _ in range(controls)],
     )
+
+
+def bytes_of(network: nn.Module) -> int:
+    """Bytes of a network's weights in fp32; it may be on the meta device."""
+    return 4 * sum(tensor.numel() for tensor in network.state_dict().values())
 
 
 def random_state(network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:

@@ -31,10 +31,10 @@ class Diffusers:
             self.unet: Any = diffusers.UNet2DConditionModel(**sizes, up_block_types=ups)
             self.nets: list[Any] = [
                 diffusers.ControlNetModel(**sizes, conditioning_embedding_out_channels=HINT_WIDTHS)
-                for _ in task.controls
+                for _ in task.networks
             ]
         give(self.unet, to_diffusers(task.unet, config))
-        for net, state in zip(self.nets, task.controls, strict=True):
+        for net, state in zip(self.nets, task.networks, strict=True):
             give(net, to_diffusers(state, config, len(HINT_WIDTHS)))
 
     def sample(self, count: int, timesteps: list[int]) -> Tensor:
@@ -66,7 +66,8 @@ class Diffusers:
         self, x: Tensor, timestep: int, context: Tensor, hints: list[Tensor]
     ) -> tuple[list[Tensor] | None, Tensor | None]:
         down, mid = None, None
-        for net, hint in zip(self.nets, hints, strict=False):
+        for i, hint in enumerate(hints):
+            net = self.nets[i % len(self.nets)]
             blocks, middle = net(x, timestep, context, hint, 1.0, return_dict=False)
             down = blocks if down is None else [a + b for a, b in zip(down, blocks, strict=True)]
             mid = middle if mid is None else mid + middle

@@ -1,11 +1,12 @@
-"""The nodes of the pack, one module per task. Read `host.py` for everything that they need of a host."""
+"""The nodes of the pack, one module per task. Read `host/` for everything that they need of a host."""
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import annotate, apply, demo, host, load, merge, schedule
+from . import annotate, apply, demo, host, inspect, load, merge, schedule
 
 NODES: list[type[io.ComfyNode]] = [
     load.LoadControlNet,
+    inspect.InspectCheckpoint,
     apply.ApplyControlNet,
     merge.ControlUnit,
     merge.MergeControls,

@@ -3,28 +3,23 @@
 from .bases import base_name, check_base
 from .control_file import ControlFile
 from .detect import identify, refuse
-from .family import Family
-from .load import (
-    describe,
-    load_controlnet,
-    load_unet,
-    open_control,
-    save_controlnet,
-    save_network,
-    save_unet,
-)
+from .family import Family, OpenedFile
+from .inspect import Inspection, inspect
+from .load import load_controlnet, load_unet, open_control, save_controlnet, save_network, save_unet
 from .read import StateFile, read_state_dict
 from .shapes import controlnet_config, unet_config
 
 __all__ = [
     "ControlFile",
     "Family",
+    "Inspection",
+    "OpenedFile",
     "StateFile",
     "base_name",
     "check_base",
     "controlnet_config",
-    "describe",
     "identify",
+    "inspect",
     "load_controlnet",
     "load_unet",
     "open_control",

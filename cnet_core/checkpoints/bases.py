@@ -1,5 +1,7 @@
 """Which base model a network belongs to, and whether a control network fits a base."""
 
+from collections.abc import Callable
+
 from ..errors import BaseMismatchError
 from ..networks.config import SD15, SD21, SDXL, UNetConfig
 
@@ -42,6 +44,24 @@ def base_name(config: UNetConfig) -> str:
             return name
     mults = ", ".join(str(mult) for mult in config.channel_mult)
     return f"custom width {config.model_channels} x ({mults}), text {config.context_dim}"
+
+
+def bases_fitting(differences: Callable[[UNetConfig], list[str]]) -> str:
+    """The common names of the bases to which a network does not differ, like "SD1.5 or SD2.x"."""
+    return " or ".join(name for name, base in _BASES.items() if not differences(base)) or "a custom base"
+
+
+def check_fit(differences: Callable[[UNetConfig], list[str]], base: UNetConfig, name: str) -> None:
+    """Raise BaseMismatchError, naming both, if a network differs from its base.
+
+    differences: why the network cannot serve a base, empty if it can; for networks that are no copy of one.
+    """
+    if found := differences(base):
+        ours, theirs = bases_fitting(differences), base_name(base)
+        raise BaseMismatchError(
+            f"{name} was made for {ours}, but the model is {theirs}: {'; '.join(found)}. "
+            f"Use one made for {theirs}, or a model of the {ours} family."
+        )
 
 
 def check_base(control: UNetConfig, base: UNetConfig, name: str = "This ControlNet") -> None:

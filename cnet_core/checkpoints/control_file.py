@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,26 +12,29 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..networks.blocks import Attention, sdpa
 from ..networks.config import UNetConfig
-from ..networks.controlnet import ControlNet
+from ..networks.controlnet import ControlNet, LatentControlNet
 from .bases import base_name, check_base
 from .family import Family
 from .shapes import MissingTensorError, controlnet_config, global_average_pooling
+from .weights import Weight
 
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
-# The names under which a base UNet's weights are found in checkpoints and hosts, longest first.
-UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+
+# Of a file and the base that it was given, if any: the same network as a file that needs no base.
+Join = Callable[["ControlFile", Mapping[str, Tensor] | None], "ControlFile"]
 
 
 @dataclass(frozen=True, eq=False)
 class ControlFile:
     """A ControlNet in a file, sizes known, weights still on disk.
 
-    tensors: by LDM name without prefix. needs_base: the weights are differences to a base UNet's, which
-    `build` must then be given. name_in_file: from LDM name to the file's own, for messages. network: makes
-    the empty network, called like ControlNet. union_types: the kinds of hint that a union ControlNet takes,
-    by their names in UNION_TYPES. global_average_pooling: the file says that its residuals are to be averaged
-    over the image (see control.residuals.pooled).
+    tensors: by LDM name without prefix. needs: the network is this file's tensors and a base's, and `build`
+    must be given those of a UNet or of another ControlNet file; `join` makes one of the two. name_in_file:
+    from LDM name to the file's own, for messages. network: makes the empty network, called like ControlNet.
+    union_types: the kinds of hint that a union ControlNet takes, by their names in UNION_TYPES.
+    global_average_pooling: the file says that its residuals are to be averaged over the image (see
+    control.residuals.pooled).
     """
 
     path: Path
@@ -39,18 +42,23 @@ class ControlFile:
     config: UNetConfig
     hint_channels: int
     hint_widths: tuple[int, ...]
-    tensors: Mapping[str, Tensor] = field(repr=False)
-    needs_base: bool = False
+    tensors: Mapping[str, Weight] = field(repr=False)
+    needs: Literal["unet", "controlnet"] | None = None
+    join: Join | None = field(default=None, repr=False)
     name_in_file: Callable[[str], str] = field(default=str, repr=False)
     network: Callable[..., ControlNet] = field(default=ControlNet, repr=False)
     union_types: tuple[str, ...] = ()
     global_average_pooling: bool = False
 
     @property
+    def needs_base(self) -> bool:
+        """Whether `build` must be given a UNet's weights."""
+        return self.needs == "unet"
+
+    @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights; one that holds them all where the file mixes them."""
-        dtypes = {tensor.dtype for tensor in self.tensors.values()}
-        return dtypes.pop() if len(dtypes) == 1 else torch.float32
+        return file_dtype(self.tensors)
 
     @property
     def label(self) -> str:
@@ -70,12 +78,16 @@ class ControlFile:
     ) -> ControlNet:
         """The network with the file's weights, ready for inference, on the CPU.
 
-        base: state dict of the base UNet (with or without the usual prefix), for files that need it; its
-        tensors are read, never kept or changed. dtype: cast to it; without, weights keep the file's precision
-        and are not copied but mapped from the file.
-        Raises CheckpointError for missing or unexpected keys and wrong shapes.
+        base: state dict of the UNet, or tensors of the ControlNet file, that `needs` asks for, with or
+        without the usual prefix, in any float precision; never changed, but where nothing is added to them,
+        the network shares its tensors. dtype: cast to it; without, weights keep the file's precision and
+        are not copied but mapped from the file.
+        Raises CheckpointError for missing or unexpected keys and wrong shapes, BaseMismatchError for a base
+        of another family.
         """
         dtype = dtype or self.dtype
+        if self.join is not None:
+            return self.join(self, base).build(None, dtype, operations, attention)
         try:
             net = self.network(
                 self.config,
@@ -91,39 +103,8 @@ class ControlFile:
                 f"{self.path} describes an impossible network: {error}. Download it again."
             ) from error
         check_tensors(self.path, self.tensors, net, self.name_in_file)
-        tensors = self._with_base(base) if self.needs_base else self.tensors
-        net.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+        net.load_state_dict({name: tensor.to(dtype) for name, tensor in self.tensors.items()}, assign=True)
         return net.eval().requires_grad_(False)
-
-    def _with_base(self, base: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """Weights with names of the base UNet are differences to it; joins and hint encoder are whole."""
-        if base is None:
-            raise CheckpointError(
-                f"{self.path} is a difference ControlNet: its weights are differences to the base model's, "
-                "which were not given. Load it with the model that it is applied to."
-            )
-        prefix = next((p for p in UNET_PREFIXES if f"{p}input_blocks.0.0.weight" in base), None)
-        if prefix is None:
-            raise CheckpointError(
-                f"{self.path} is a difference ControlNet, and the model given as its base is no Stable "
-                "Diffusion UNet (it has no input_blocks.0.0.weight). Apply it to an SD1.5, SD2.x or SDXL "
-                "model."
-            )
-        tensors = dict(self.tensors)
-        for name, difference in self.tensors.items():
-            weight = base.get(prefix + name)
-            if weight is None:
-                continue
-            if weight.numel() != difference.numel():
-                raise CheckpointError(
-                    f"{self.path} is a difference ControlNet for {base_name(self.config)}, and the model is "
-                    f"another: {name} is {tuple(difference.shape)} in the file, {tuple(weight.shape)} in the "
-                    f"model. Apply it to a model of the {base_name(self.config)} family."
-                )
-            # A 1x1 convolution in one may be a linear layer in the other.
-            whole = weight.detach().to("cpu", torch.float32).view_as(difference) + difference.float()
-            tensors[name] = whole.to(difference.dtype)
-        return tensors
 
 
 def control_file(
@@ -131,7 +112,8 @@ def control_file(
     family: Family,
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
-    needs_base: bool = False,
+    needs: Literal["unet", "controlnet"] | None = None,
+    join: Join | None = None,
     name_in_file: Callable[[str], str] = str,
 ) -> ControlFile:
     """A ControlFile of LDM-named tensors, its sizes read from their shapes."""
@@ -145,8 +127,11 @@ def control_file(
         hint_channels,
         hint_widths,
         tensors,
-        needs_base,
+        needs,
+        join,
         name_in_file,
+        # Without a hint encoder, the hint is a latent.
+        network=ControlNet if hint_widths else LatentControlNet,
         global_average_pooling=pooling,
     )
 
@@ -168,7 +153,7 @@ def reading(path: Path, family: Family, name_in_file: Callable[[str], str]) -> I
 
 
 def check_tensors(
-    path: Path, tensors: Mapping[str, Tensor], net: nn.Module, name_in_file: Callable[[str], str] = str
+    path: Path, tensors: Mapping[str, Weight], net: nn.Module, name_in_file: Callable[[str], str] = str
 ) -> None:
     """Raise CheckpointError unless the tensors are exactly the network's, by name and shape."""
     expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
@@ -191,7 +176,13 @@ def check_tensors(
         )
 
 
-def size_label(tensors: Mapping[str, Tensor]) -> str:
+def file_dtype(tensors: Mapping[str, Weight]) -> torch.dtype:
+    """The precision of the tensors; one that holds them all where they differ."""
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
+
+
+def size_label(tensors: Mapping[str, Weight]) -> str:
     """Precision and number of parameters, like "fp16, 361.3 M parameters"."""
     names = {_PRECISIONS.get(t.dtype, str(t.dtype).removeprefix("torch.")) for t in tensors.values()}
     return f"{'/'.join(sorted(names))}, {sum(t.numel() for t in tensors.values()) / 1e6:.1f} M parameters"

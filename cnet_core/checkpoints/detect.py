@@ -7,10 +7,14 @@ the general: a Control-LoRA also looks like a ControlNet, a full checkpoint also
 from collections.abc import Sequence
 
 from ..errors import CheckpointError
+from .control_lora import open_control_lora
+from .ctrlora import open_ctrlora
 from .diffusers_controlnet import open_diffusers
-from .family import Family, both, contains_any, either, has_all, has_any, starts_any
+from .family import Family, both, contains_any, either, has_all, has_any, starts_any, starts_none
 from .ldm_controlnet import open_ldm
+from .lllite import open_lllite
 from .read import StateFile
+from .t2i_adapter import open_adapter
 from .union_controlnet import open_union
 
 _HOST_LOADER = "Load it with ComfyUI's own Load ControlNet Model node, and control its result like any other."
@@ -22,15 +26,17 @@ _VAE = "Move it to models/vae and load it with the Load VAE node."
 _CLIP = "Move it to models/text_encoders and load it with the Load CLIP node."
 
 _ldm_controlnet = starts_any("control_model.zero_convs.", "zero_convs.")
+_hint_encoder = ("control_model.input_hint_block.", "input_hint_block.")
 _diffusers_controlnet = starts_any("controlnet_cond_embedding.")
 _dit_blocks = has_all("controlnet_blocks.0.weight")
 
 CONTROLNETS: tuple[Family, ...] = (
+    Family("control_lora", "Control-LoRA", has_all("lora_controlnet"), open_control_lora),
     Family(
         "ctrlora",
         "CtrLoRA",
-        contains_any(".lora_layer."),
-        mend=f"The Load CtrLoRA Model node {_ADVANCED}",
+        either(contains_any(".lora_layer."), both(_ldm_controlnet, starts_none(*_hint_encoder))),
+        open_ctrlora,
     ),
     Family(
         "sparsectrl",
@@ -38,7 +44,6 @@ CONTROLNETS: tuple[Family, ...] = (
         both(contains_any("controlnet_cond_embedding"), contains_any("motion_modules.")),
         mend=f"The Load SparseCtrl Model node {_ADVANCED}",
     ),
-    Family("control_lora", "Control-LoRA", has_all("lora_controlnet"), host=True, mend=_HOST_LOADER),
     Family(
         "union",
         "union ControlNet",
@@ -56,6 +61,21 @@ CONTROLNETS: tuple[Family, ...] = (
         open_ldm,
     ),
     Family("ldm_controlnet", "ControlNet", _ldm_controlnet, open_ldm),
+    Family(
+        "t2i_adapter",
+        "T2I-Adapter",
+        either(
+            has_any(
+                "body.0.in_conv.weight",
+                "adapter.body.0.resnets.0.block1.weight",
+                "adapter.body.0.in_conv.weight",
+            ),
+            has_all("conv_in.weight", "body.0.block1.weight"),
+            has_all("adapter.conv_in.weight", "adapter.body.0.block1.weight"),
+        ),
+        open_adapter,
+    ),
+    Family("lllite", "ControlNet-LLLite", starts_any("lllite_unet_"), open_lllite),
 )
 
 # Networks for transformers (DiT) and others, which the host's own loader knows.
@@ -116,21 +136,6 @@ HOST_CONTROLNETS: tuple[Family, ...] = (
         host=True,
         mend=_HOST_LOADER,
     ),
-    Family(
-        "t2i_adapter",
-        "T2I-Adapter",
-        either(
-            has_any(
-                "body.0.in_conv.weight",
-                "adapter.body.0.resnets.0.block1.weight",
-                "adapter.body.0.in_conv.weight",
-            ),
-            has_all("conv_in.weight", "body.0.block1.weight"),
-            has_all("adapter.conv_in.weight", "adapter.body.0.block1.weight"),
-        ),
-        host=True,
-        mend=_HOST_LOADER,
-    ),
 )
 
 MODEL_PATCHES: tuple[Family, ...] = (
@@ -174,10 +179,16 @@ MODEL_PATCHES: tuple[Family, ...] = (
 
 OTHER_MODELS: tuple[Family, ...] = (
     Family(
-        "lllite",
-        "ControlNet-LLLite",
-        starts_any("lllite_unet_"),
-        mend=f"The Load Advanced ControlNet Model node {_ADVANCED}",
+        "style_adapter",
+        "style adapter (T2I-Adapter's style model, which reads a CLIP vision embedding)",
+        has_any("style_embedding"),
+        mend="Move it to models/style_models and load it with the Load Style Model node.",
+    ),
+    Family(
+        "coadapter_fuser",
+        "CoAdapter fuser, which joins several T2I-Adapters",
+        starts_any("spatial_feat_mapping."),
+        mend="No node of ComfyUI takes it; the CoAdapters themselves work without it, as T2I-Adapters do.",
     ),
     Family(
         "ip_adapter",
@@ -312,8 +323,8 @@ def identify(file: StateFile, families: Sequence[Family] = FAMILIES) -> Family:
     names = ", ".join(sorted(file.tensors)[:3])
     raise CheckpointError(
         f"{file.path} is not a ControlNet that this pack knows: its {len(file.tensors)} tensors ({names}, "
-        "...) match no known family. Supported are ControlNets for SD1.5, SD2.x and SDXL, in LDM or "
-        "diffusers layout."
+        "...) match no known family. Supported are ControlNets and T2I-Adapters for SD1.5, SD2.x and "
+        "SDXL, in LDM or diffusers layout, and ControlNet-LLLite."
     )
 
 

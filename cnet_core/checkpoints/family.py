@@ -2,15 +2,61 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from ..networks.blocks import Attention, sdpa
+from ..networks.config import UNetConfig
 
 if TYPE_CHECKING:
-    from .control_file import ControlFile
     from .read import StateFile
 
 Condition = Callable[[Mapping[str, Tensor]], bool]
+
+
+class OpenedFile(Protocol):
+    """A control network in a file, whatever its family: sizes known, weights still on disk."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def family(self) -> "Family": ...
+
+    @property
+    def label(self) -> str:
+        """One line for people: family, base model, precision and size."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        ...
+
+    @property
+    def hint_channels(self) -> int: ...
+
+    @property
+    def needs_base(self) -> bool:
+        """`build` wants the base UNet's weights."""
+        ...
+
+    def check_base(self, base: UNetConfig, name: str) -> None:
+        """Raise BaseMismatchError if it was made for another base; name: what the message calls it."""
+        ...
+
+    def build(
+        self,
+        base: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+        operations: Any = nn,
+        attention: Attention = sdpa,
+    ) -> nn.Module:
+        """The network, ready for inference, on the CPU; arguments as in ControlFile.build."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -19,7 +65,7 @@ class Family:
 
     id: short and stable; name: what messages call it.
     matches: true for a state dict of this family, provided that no earlier family of the table matches.
-    open: makes a ControlFile of it, for the families that this pack runs itself; None for the others.
+    open: opens a file of it, for the families that this pack runs itself; None for the others.
     host: true where the host's own ControlNet loader takes the file.
     mend: for families without `open`, where the file belongs and which node loads it.
     """
@@ -27,7 +73,7 @@ class Family:
     id: str
     name: str
     matches: Condition
-    open: "Callable[[StateFile, Family], ControlFile] | None" = None
+    open: "Callable[[StateFile, Family], OpenedFile] | None" = None
     host: bool = False
     mend: str = ""
 
@@ -50,6 +96,11 @@ def has_any(*names: str) -> Condition:
 def starts_any(*prefixes: str) -> Condition:
     """Some name begins with one of these."""
     return lambda state: any(name.startswith(prefixes) for name in state)
+
+
+def starts_none(*prefixes: str) -> Condition:
+    """No name begins with one of these."""
+    return lambda state: not any(name.startswith(prefixes) for name in state)
 
 
 def contains_any(*parts: str) -> Condition:

@@ -1,4 +1,4 @@
-"""From a file to a network and back. Nodes mostly need `open_control` and `ControlFile.build`."""
+"""From a file to a network and back. Nodes mostly need `open_control` and its `build`."""
 
 import os
 from collections.abc import Mapping
@@ -12,17 +12,23 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..networks.blocks import Attention, sdpa
+from ..networks.config import UNetConfig
 from ..networks.controlnet import ControlNet
 from ..networks.unet import UNet
-from .control_file import UNET_PREFIXES, ControlFile, check_tensors, size_label
+from .control_file import ControlFile, check_tensors
 from .convert import from_diffusers
 from .detect import identify, refuse
-from .read import read_state_dict
+from .family import Family, OpenedFile
+from .read import StateFile, read_state_dict
 from .shapes import config_metadata, unet_config
+from .weights import UNET_PREFIXES
+
+# Families that hold a UNet.
+UNET_FAMILIES = ("checkpoint", "ldm_unet", "diffusers_unet")
 
 
-def open_control(path: str | Path) -> ControlFile:
-    """Open a ControlNet of a family that this pack runs itself.
+def open_control(path: str | Path) -> OpenedFile:
+    """Open a control network of a family that this pack runs itself.
 
     Raises CheckpointError, saying what the file is and where it belongs, for anything else. To let the host
     load the families it knows, ask `identify(read_state_dict(path)).kind` first.
@@ -41,8 +47,16 @@ def load_controlnet(
     attention: Attention = sdpa,
     base: Mapping[str, Tensor] | None = None,
 ) -> ControlNet:
-    """The network of a ControlNet file, on the CPU, for inference; arguments as in ControlFile.build."""
-    return open_control(path).build(base, dtype, operations, attention)
+    """The network of a ControlNet file, on the CPU, for inference; arguments as in ControlFile.build.
+
+    Other control networks (T2I-Adapter, ControlNet-LLLite) are opened by open_control and refused here.
+    """
+    file = open_control(path)
+    if not isinstance(file, ControlFile):
+        raise CheckpointError(
+            f"{file.path} holds another kind of network: {file.label}. Expected a ControlNet."
+        )
+    return file.build(base, dtype, operations, attention)
 
 
 def load_unet(
@@ -54,11 +68,28 @@ def load_unet(
     """
     file = read_state_dict(path)
     family = identify(file)
-    if family.id not in ("checkpoint", "ldm_unet", "diffusers_unet"):
+    if family.id not in UNET_FAMILIES:
         raise CheckpointError(
             f"{file.path} holds another kind of network: {family.name}. Expected an SD1.5, SD2.x or SDXL "
             "model."
         )
+    try:
+        tensors, config = unet_of(file, family)
+        net = UNet(config, operations, attention, dtype, torch.device("meta"))
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"{file.path} is not a UNet that this pack knows: {error}.") from error
+    check_tensors(file.path, tensors, net)
+    if dtype is not None:
+        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    net.load_state_dict(tensors, assign=True)
+    return net.eval().requires_grad_(False)
+
+
+def unet_of(file: StateFile, family: Family) -> tuple[dict[str, Tensor], UNetConfig]:
+    """The UNet's tensors in LDM names, and its sizes, of a file of one of UNET_FAMILIES.
+
+    Raises CheckpointError, ValueError or IndexError if the sizes cannot be read from the shapes.
+    """
     if family.id == "diffusers_unet":
         tensors = from_diffusers(file.tensors)
     else:
@@ -68,16 +99,7 @@ def load_unet(
             for name, tensor in file.tensors.items()
             if name.startswith(prefix)
         }
-    try:
-        config = unet_config(tensors, file.metadata)
-        net = UNet(config, operations, attention, dtype, torch.device("meta"))
-    except (ValueError, IndexError) as error:
-        raise CheckpointError(f"{file.path} is not a UNet that this pack knows: {error}.") from error
-    check_tensors(file.path, tensors, net)
-    if dtype is not None:
-        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-    net.load_state_dict(tensors, assign=True)
-    return net.eval().requires_grad_(False)
+    return tensors, unet_config(tensors, file.metadata)
 
 
 def save_network(
@@ -125,15 +147,3 @@ def save_unet(
 ) -> None:
     """Write a UNet, with its configuration, as save_network does."""
     save_network(net, path, {**(metadata or {}), **config_metadata(net.config)}, dtype)
-
-
-def describe(path: str | Path) -> str:
-    """What a file is, in one line: family, base model, precision, size. Raises if it is no checkpoint."""
-    file = read_state_dict(path)
-    try:
-        family = identify(file)
-    except CheckpointError:
-        return f"unknown kind of network, {size_label(file.tensors)}"
-    if family.open is None:
-        return f"{family.name}, {size_label(file.tensors)}"
-    return family.open(file, family).label

@@ -131,7 +131,7 @@ def _check_safetensors(path: Path) -> dict[str, str]:
         )
     try:
         header: dict[str, Any] = json.loads(raw)
-        metadata = header.pop("__metadata__", {})
+        metadata = header.pop("__metadata__", None) or {}
         expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise CheckpointError(

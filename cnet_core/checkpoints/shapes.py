@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from torch import Tensor
-
 from ..errors import CheckpointError
 from ..networks.config import UNetConfig
+from .weights import Weight
 
 # Where our own files carry what shapes cannot tell: the numbers of attention heads and of normalisation
 # groups.
@@ -18,7 +17,7 @@ CONFIG_KEY = "cnet.config"
 # Where a file says that its residuals are averaged over the image (shuffle): the release's yaml calls it so.
 POOLING_KEY = "global_average_pooling"
 
-State = Mapping[str, Tensor]
+State = Mapping[str, Weight]
 
 
 class MissingTensorError(CheckpointError):
@@ -34,14 +33,18 @@ def controlnet_config(
 ) -> tuple[UNetConfig, int, tuple[int, ...]]:
     """(configuration, hint channels, hint widths) of a ControlNet's state dict in LDM keys, without prefix.
 
+    Without a hint encoder the hint is a latent: as many channels as x_t, and no widths.
     Raises CheckpointError if a tensor that gives a size is missing.
     """
     # Activations stand between the convolutions, so these have even numbers: one at full size, two for each
     # width but the last, which has one, and one that leads to the UNet's width.
     last = _count(state, "input_hint_block") - 1
+    config = encoder_config(state, metadata)
+    if last < 0:
+        return config, config.in_channels, ()
     widths = tuple(_shape(state, f"input_hint_block.{i}.weight")[0] for i in range(0, max(last, 1), 4))
     hint_channels = _shape(state, "input_hint_block.0.weight")[1]
-    return _encoder_config(state, metadata), hint_channels, widths
+    return config, hint_channels, widths
 
 
 def union_sizes(state: State) -> tuple[int, int, int]:
@@ -65,7 +68,7 @@ def global_average_pooling(metadata: Mapping[str, str]) -> bool:
 
 def unet_config(state: State, metadata: Mapping[str, str] | None = None) -> UNetConfig:
     """Configuration of a UNet's state dict in LDM keys, without prefix."""
-    return replace(_encoder_config(state, metadata), out_channels=_shape(state, "out.2.weight")[0])
+    return replace(encoder_config(state, metadata), out_channels=_shape(state, "out.2.weight")[0])
 
 
 def config_metadata(config: UNetConfig, **more: Any) -> dict[str, str]:
@@ -73,7 +76,8 @@ def config_metadata(config: UNetConfig, **more: Any) -> dict[str, str]:
     return {CONFIG_KEY: json.dumps({**asdict(config), **more})}
 
 
-def _encoder_config(state: State, metadata: Mapping[str, str] | None) -> UNetConfig:
+def encoder_config(state: State, metadata: Mapping[str, str] | None = None) -> UNetConfig:
+    """Configuration of the encoder in a UNet's or ControlNet's state dict in LDM keys, without prefix."""
     model_channels, in_channels, *_ = _shape(state, "input_blocks.0.0.weight")
     widths: list[int] = [model_channels]
     blocks, depths = [0], [0]
@@ -95,7 +99,7 @@ def _encoder_config(state: State, metadata: Mapping[str, str] | None) -> UNetCon
     # missing.
     middle = _depth(state, "middle_block.1") or max(depths)
     context_dim = next(contexts, 0)
-    linear = any(t.ndim == 2 for name, t in state.items() if name.endswith(".1.proj_in.weight"))
+    linear = any(len(t.shape) == 2 for name, t in state.items() if name.endswith(".1.proj_in.weight"))
     return UNetConfig(
         model_channels=model_channels,
         channel_mult=tuple(width // model_channels for width in widths),

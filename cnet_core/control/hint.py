@@ -1,6 +1,7 @@
 """Control images as the networks want them."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import HintError
@@ -54,3 +55,12 @@ def spread(features: Tensor, batch: int) -> Tensor:
         return features
     index = torch.arange(batch, device=features.device) % features.shape[0]
     return features[index]
+
+
+def extended(hint: Tensor, multiple: int) -> Tensor:
+    """A hint [B,C,H,W] whose last row and column are repeated until the sides are multiples of `multiple`.
+
+    Scaling to such sides instead would shift the hint against the picture.
+    """
+    down, right = (-side % multiple for side in hint.shape[-2:])
+    return F.pad(hint, (0, right, 0, down), mode="replicate") if down or right else hint

@@ -25,8 +25,11 @@ def zeroed(module: nn.Module) -> nn.Module:
 def hint_encoder(channels: int, widths: tuple[int, ...], out: int, build: Build) -> nn.Sequential:
     """Convolutions that bring a hint [B,channels,8H,8W] to features [B,out,H,W]; only the last is zeroed.
 
-    `widths` are the channels at full, half, quarter and eighth size (the release: 16, 32, 96, 256).
+    `widths` are the channels at full, half, quarter and eighth size (the release: 16, 32, 96, 256); without
+    any there is no encoder.
     """
+    if not widths:
+        return nn.Sequential()
     layers = [build.conv(channels, widths[0], 3), nn.SiLU(), build.conv(widths[0], widths[0], 3), nn.SiLU()]
     for i in range(1, len(widths)):
         layers += [build.conv(widths[i - 1], widths[i], 3, stride=2), nn.SiLU()]
@@ -40,6 +43,9 @@ class ControlNet(Encoder):
 
     operations, attention, dtype, device: as for UNet. A fresh network says nothing: all its joins are zero.
     """
+
+    # Whether a hint is a latent, not an image.
+    latent_hint = False
 
     def __init__(
         self,
@@ -94,6 +100,14 @@ class ControlNet(Encoder):
         """
         return (self.input_hint_block(hint),)
 
+    def first_block(self, x: Tensor) -> Tensor:
+        (conv,) = self.input_blocks[0].children()
+        return conv(x)
+
+    def enter(self, x: Tensor, hint: Tensor) -> Tensor:
+        """What the later blocks start from: the latents and the encoded hint."""
+        return self.first_block(x) + hint
+
     def forward(
         self,
         x: Tensor,
@@ -109,9 +123,25 @@ class ControlNet(Encoder):
         """Run the copied encoder with the encoded hint, and join its states to the base's."""
         h, down = x, []
         for i, (block, zero_conv) in enumerate(zip(self.input_blocks, self.zero_convs, strict=True)):
-            h = run_block(block, h, inputs)
-            if i == 0:
-                h = h + hint
+            h = self.enter(x, hint) if i == 0 else run_block(block, h, inputs)
             down.append(run_block(zero_conv, h, inputs))
         h = run_block(self.middle_block, h, inputs)
         return Residuals(down, self.middle_block_out[0](h))
+
+
+class LatentControlNet(ControlNet):
+    """The ControlNet of CtrLoRA (arXiv 2410.09400): no hint encoder, and the first block reads the hint, a
+    latent, in place of x_t.
+
+    The hint's image is encoded by the base's VAE from 0..1, where the VAE is otherwise given -1..1, and
+    scaled as latents are. hint_channels: as many as latent channels; hint_widths: ().
+    """
+
+    latent_hint = True
+
+    def encode_hint(self, hint: Tensor) -> Features:
+        """Features, one tensor [B,model_channels,H,W], of a hint [B,hint_channels,H,W], a scaled latent."""
+        return (self.first_block(hint),)
+
+    def enter(self, x: Tensor, hint: Tensor) -> Tensor:
+        return hint

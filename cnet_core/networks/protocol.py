@@ -15,9 +15,11 @@ class ControlNetwork(Protocol):
     """A control network as the nodes run it. Built once and shared: it keeps nothing of a run."""
 
     hint_channels: int
+    # Whether a hint is a latent [B,hint_channels,H,W], not an image.
+    latent_hint: bool
 
     def encode_hint(self, hint: Tensor) -> Features:
-        """Features of a hint [B,hint_channels,8H,8W] in 0..1; they depend on nothing else."""
+        """Features of a hint [B,hint_channels,8H,8W] in 0..1, or a latent; they depend on nothing else."""
         ...
 
     def __call__(

@@ -2,13 +2,18 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks.measure import check_memory, figures
 from benchmarks.report import summary, table
+from benchmarks.weights import BASES
+from minihost import shims
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -17,25 +22,67 @@ def test_runs_without_comfyui(tmp_path):
     """Ours in minihost, beside diffusers where it is installed."""
     result = tmp_path / "figures.json"
     command = [sys.executable, "-m", "benchmarks", "--comfyui", "none", "--base", "tiny", "--size", "64"]
-    command += ["--rounds", "1", "--steps", "1", "--controls", "0,2", "--threads", "1", "--json", str(result)]
-    done = subprocess.run(command, check=False, cwd=REPO, capture_output=True, text=True)
+    command += ["--rounds", "1", "--steps", "1", "--controls", "0,3", "--networks", "2", "--threads", "1"]
+    command += ["--json", str(result)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, check=False, cwd=REPO, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert not list(tmp_path.glob("cnet-benchmark-*"))
     report = json.loads(result.read_text())
     assert "built-in" in report["left_out"]
     assert "Left out: built-in" in done.stdout
-    assert "ours, seconds per step" in done.stdout
-    peers = {"diffusers"} if importlib.util.find_spec("diffusers") else set()
-    assert report["seconds_per_step"].keys() == {"ours", *peers}
+    for part in ("ours, seconds per step", "ours, merged, peak memory", "seconds to load", "2 networks"):
+        assert part in done.stdout
+    peers = {"ours, merged"} | ({"diffusers"} if importlib.util.find_spec("diffusers") else set())
+    assert report["seconds_per_step"].keys() == report["peak_bytes"].keys() == {"ours", *peers}
+    assert report["seconds_per_step"]["ours, merged"].keys() == {"3"}
+    assert_all_agree(report, peers)
+    peaks = report["peak_bytes"]["ours"]
+    assert 0 < peaks["0"] < peaks["3"]
+    loaded = report["load"]["loaders"]["ours"]
+    # Mapped, not copied: a copy would be as much again.
+    assert loaded["peak_bytes"] < 1.1 * report["load"]["file_bytes"]
+    assert len(loaded["seconds"]) == len(loaded["read_seconds"]) == 1
+
+
+def test_sdxls_topology(tmp_path):
+    """With a vector condition, which all take as it is."""
+    settings = {
+        "base": "tiny-sdxl",
+        "size": 64,
+        "measures": ["steps"],
+        "controls": [0, 2],
+        "networks": 1,
+        "rounds": 1,
+        "steps": 1,
+        "clock": "wall",
+        "comfyui": None,
+        "host_args": [],
+    }
+    with torch.inference_mode():
+        raw = figures(settings, tmp_path)
+    shims.folder_paths.folder_names_and_paths["controlnet"][0].remove(str(tmp_path))
+    assert raw["left_out"].keys() == {"built-in", "diffusers"}
+    assert_all_agree(raw, {"ours, merged"})
+    assert "share 1 network" in table(summary(raw))
+
+
+def assert_all_agree(report: dict, peers: set[str]) -> None:
     bare, controlled = report["agreement"]
     assert bare["moved_by_controls"] == 0 < 0.1 < controlled["moved_by_controls"]
+    assert controlled["max_abs_difference"].keys() == peers
+    assert bare["max_abs_difference"].keys() == peers - {"ours, merged"}
     for row in report["agreement"]:
-        assert row["max_abs_difference"].keys() == peers
         assert all(value < 1e-3 for value in row["max_abs_difference"].values())
 
 
-def test_figures():
-    """Ratios are taken within each round; a control's share is that of its own implementation's bare step."""
-    raw = {
+def test_what_does_not_fit_into_memory_is_not_begun():
+    with pytest.raises(SystemExit, match="fewer --networks"):
+        check_memory(BASES["sdxl"], 10_000)
+
+
+def raw_figures() -> dict:
+    return {
         "machine": {
             "cpu": "a cpu",
             "cores": 2,
@@ -44,19 +91,63 @@ def test_figures():
             "diffusers": None,
             "host": "a host",
         },
-        "settings": {"base": "sd15", "size": 256, "rounds": 3, "steps": 4, "clock": "wall", "host_args": []},
+        "settings": {
+            "base": "sd15",
+            "size": 256,
+            "controls": [0, 1, 2],
+            "networks": 1,
+            "rounds": 3,
+            "steps": 4,
+            "clock": "wall",
+        },
+        "floor": 0.33,
         "left_out": {"diffusers": "not installed"},
         "agreement": [],
+    }
+
+
+def test_figures_of_steps():
+    """Ratios are taken within each round; a control's share is that of its own implementation's bare step."""
+    raw = raw_figures() | {
         "seconds_per_step": {
             "ours": {"0": [2.0, 4.0, 6.0], "2": [3.0, 8.0, 15.0]},
+            "ours, merged": {"2": [3.0, 6.0, 9.0]},
             "built-in": {"0": [2.0, 4.0, 6.0], "2": [6.0, 10.0, 10.0]},
         },
     }
     report = summary(raw)
     assert report["medians"]["ours"] == {"0": 4.0, "2": 8.0}
     assert report["ratios"]["ours / built-in"]["2"] == {"median": 0.8, "min": 0.5, "max": 1.5}
+    assert report["ratios"]["ours, merged / built-in"].keys() == {"2"}
     assert report["added_per_control"]["ours"] == {"2": {"median": 0.5, "min": 0.25, "max": 0.75}}
-    assert "| ours, added per control |  | 50.0% |" in table(report)
+    assert report["added_per_control"]["ours, merged"]["2"]["median"] == 0.25
+    shown = table(report)
+    assert "| ours, added per control |  | 50.0% |" in shown
+    assert "share 1 network" in shown and "is 33%." in shown
+    assert "peak memory" not in shown and "seconds to load" not in shown
+
+
+def test_figures_of_memory_and_loading():
+    raw = raw_figures() | {
+        "peak_bytes": {
+            "ours": {"0": 1_000_000, "2": 3_000_000},
+            "ours, merged": {"2": 4_500_000},
+            "built-in": {"0": 1_000_000, "2": 5_000_000},
+        },
+        "load": {
+            "file_bytes": 1_450_000_000,
+            "loaders": {
+                "ours": {"peak_bytes": 0, "seconds": [0.1, 0.2, 0.9], "read_seconds": [1.0, 2.0, 3.0]},
+                "built-in": {"peak_bytes": 2e9, "seconds": [3, 4, 5], "read_seconds": [4, 5, 6]},
+            },
+        },
+    }
+    shown = table(summary(raw))
+    assert "| ours, merged, peak memory in MB |  | 4.5 |" in shown
+    assert "| ours | 0.200 | 2.000 | 0.0 |" in shown
+    assert "| built-in | 4.000 | 5.000 | 2000.0 |" in shown
+    assert "1.45 GB" in shown
+    assert "seconds per step" not in shown
 
 
 @pytest.mark.parametrize(
@@ -65,6 +156,7 @@ def test_figures():
         (["--size", "100"], "multiple of 64"),
         (["--rounds", "0"], "at least 1"),
         (["--controls", "1,x"], "such as 0,1,2"),
+        (["--measure", "steps,weather"], "steps,memory,load"),
         (["--clock", "cpu"], "--threads 1"),
         (["--comfyui", "/nowhere"], "comfy/controlnet.py"),
     ],

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnet_core.control.hint import prepare_hint, spread
+from cnet_core.control.hint import extended, prepare_hint, spread
+from cnet_core.control.residuals import Residuals
 from cnet_core.errors import HintError
 
 
@@ -99,3 +100,19 @@ def test_other_channels_are_refused_by_number(channels):
 def test_hints_go_to_the_latents_in_turn(hints, latents):
     features = torch.arange(hints)[:, None]
     assert spread(features, latents)[:, 0].tolist() == [i % hints for i in range(latents)]
+
+
+def test_residuals_are_read_block_by_block_the_middle_last():
+    down = [torch.zeros(1), torch.ones(1)]
+    mid = torch.full((1,), 2.0)
+    assert [float(block) for block in Residuals(down, mid)] == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("size", [(16, 32), (9, 17), (1, 31)])
+def test_extended_repeats_the_last_pixels_up_to_a_multiple(size):
+    image = torch.rand(2, 3, *size)
+    longer = extended(image, 16)
+    assert tuple(longer.shape[-2:]) == tuple(-(-side // 16) * 16 for side in size)
+    assert torch.equal(longer[..., : size[0], : size[1]], image)
+    assert (longer[..., size[0] :, : size[1]] == image[..., -1:, :]).all()
+    assert (longer[..., size[1] :] == longer[..., size[1] - 1 : size[1]]).all()

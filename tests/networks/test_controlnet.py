@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cnet_core.networks.controlnet import ControlNet
+from cnet_core.networks.controlnet import ControlNet, LatentControlNet
 from cnet_core.networks.unet import UNet
 
 from .conftest import CONFIGS, arguments, hint_for, random_unet
@@ -181,3 +181,22 @@ def test_the_copy_is_built_from_the_bases_operations_and_attention():
     hint = hint_for(x).bfloat16()
     net(x.bfloat16(), net.encode_hint(hint), timesteps, context.bfloat16(), y)
     assert calls == [4] * 4
+
+
+class TestLatentControlNet:
+    """The hint, a latent, in place of x_t."""
+
+    @pytest.mark.parametrize("kind", CONFIGS)
+    @torch.no_grad()
+    def test_is_a_controlnet_that_sees_the_hint_as_x(self, kind):
+        x, timesteps, context, y = arguments(CONFIGS[kind])
+        net = randomised(LatentControlNet(CONFIGS[kind], x.shape[1], ())).eval()
+        plain = ControlNet(CONFIGS[kind], hint_widths=WIDTHS).eval()
+        plain.load_state_dict(net.state_dict(), strict=False)
+        latent = torch.randn(x.shape, generator=torch.Generator().manual_seed(6))
+        ours = net(x, net.encode_hint(latent), timesteps, context, y)
+        silent = (torch.zeros(1),)
+        for a, b in zip(ours, plain(latent, silent, timesteps, context, y), strict=True):
+            assert torch.equal(a, b)
+        for a, b in zip(ours, net(-x, net.encode_hint(latent), timesteps, context, y), strict=True):
+            assert torch.equal(a, b)

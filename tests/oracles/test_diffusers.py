@@ -11,6 +11,7 @@ from cnet_core.checkpoints.convert import from_diffusers, to_diffusers
 from cnet_core.checkpoints.shapes import CONFIG_KEY, config_metadata, controlnet_config, unet_config
 from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.controlnet import ControlNet
+from cnet_core.networks.t2i_adapter import AdapterConfig, T2IAdapter
 from cnet_core.networks.unet import UNet
 
 diffusers = pytest.importorskip("diffusers")
@@ -258,3 +259,23 @@ def test_small_sdxl_controlnet_equals():
     residuals = ours(v["x"], ours.encode_hint(v["hint"]), v["t"], v["context"])
     for a, b in zip(residuals, [*down, mid], strict=True):
         assert (a - b).abs().max() <= TOLERANCE
+
+
+@torch.no_grad()
+def test_unet_with_an_adapter_equals(topology, their_unet):
+    """Features at their places: diffusers' down_intrablock_additional_residuals, odd sides too."""
+    kind = "xl" if topology.ours.adm_in_channels else "full"
+    adapter = T2IAdapter(AdapterConfig(kind, 3, (32, 64, 96, 96))).eval()
+    assert adapter.config.differences(topology.ours) == []
+    unet = our_unet(their_unet, topology.ours)
+    for side in (16, 10):
+        v = inputs(topology.ours, side=side)
+        features = adapter.encode_hint(v["hint"])
+        given = {"added_cond_kwargs": v["added"]}
+        bare = their_unet(v["x"], v["t"], v["context"], **given).sample
+        given["down_intrablock_additional_residuals"] = [feature.clone() for feature in features]
+        theirs = their_unet(v["x"], v["t"], v["context"], **given).sample
+        residuals = adapter(v["x"], features, v["t"], v["context"], v["y"])
+        ours = unet(v["x"], v["t"], v["context"], v["y"], residuals)
+        assert (theirs - bare).abs().max() > 0.01
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)

@@ -1,0 +1,93 @@
+"""Running a ControlNet-LLLite through a host's attention patches, for one call of its UNet."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ControlError
+from ..networks.lllite import LLLite
+from ..networks.protocol import Features
+
+# (q, k, v, extra_options) -> (q, k, v): the inputs [B,N,C] of an attention's three projections, changed.
+Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], tuple[Tensor, Tensor, Tensor]]
+
+
+def attention_patches(
+    net: LLLite, embeddings: Features, weights: Sequence[float], mask: Tensor | None = None
+) -> dict[str, Patch]:
+    """The patches attn1_patch and attn2_patch that apply the network to the latents of one UNet call.
+
+    embeddings: of encode_hint, with as many rows as the call has latents; weights: one factor per row, such
+    as its strength, 0 where it is not controlled (such a row comes out bit for bit as it went in and costs
+    nothing; if all are 0 there is no patch); mask: [1 or B,1,H,W] factors in 0..1 over the picture, resized
+    by area to each layer. Everything that depends on the run is held by the patches. They raise ControlError
+    where the tokens they are given are not those of the latents, because another patch rearranged them.
+    """
+    rows = [row for row, weight in enumerate(weights) if weight != 0]
+    if not rows:
+        return {}
+    first = embeddings[0]
+    index = None if len(rows) == len(weights) else constants(rows, first.device, torch.long)
+    mask = None if mask is None else mask.to(first)
+    if index is not None:
+        embeddings = tuple(embedding[index] for embedding in embeddings)
+        mask = mask[index] if mask is not None and mask.shape[0] > 1 else mask
+    active = [weights[row] for row in rows]
+    # One factor for all needs no tensor, and 1 no multiplication.
+    gain = active[0] if len(set(active)) == 1 else constants(active, first.device, first.dtype)[:, None, None]
+    masks: dict[tuple[int, int], Tensor] = {}
+
+    def mask_tokens(size: tuple[int, int]) -> Tensor:
+        if size not in masks:
+            assert mask is not None
+            masks[size] = F.interpolate(mask, size, mode="area").flatten(2).transpose(1, 2)
+        return masks[size]
+
+    def corrected(number: int, x: Tensor) -> Tensor:
+        embedding = embeddings[number]
+        height, width = embedding.shape[-2:]
+        if x.shape[:2] != (len(weights), height * width):
+            raise ControlError(
+                f"ControlNet-LLLite was given {x.shape[0]} rows of {x.shape[1]} tokens in "
+                f"{net.names[number]}, expected {len(weights)} of {height * width}. Another patch of the "
+                "model rearranges the tokens of its attention: remove it, or this control."
+            )
+        chosen = x if index is None else x[index]
+        change = net.correction(net.names[number], chosen.to(embedding.dtype), embedding)
+        if mask is not None:
+            change = change * mask_tokens((height, width))
+        if isinstance(gain, Tensor) or gain != 1:
+            change = change * gain
+        change = change.to(x.dtype)
+        return x + change if index is None else x.index_add(0, index, change)
+
+    def patch_of(attention: str) -> Patch:
+        def patch(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]):
+            place = (tuple(extra_options["block"]), extra_options["block_index"], attention)
+            inputs = {"q": q, "k": k, "v": v}
+            for projection, number in net.hooked.get(place, {}).items():
+                inputs[projection] = corrected(number, inputs[projection])
+            return inputs["q"], inputs["k"], inputs["v"]
+
+        return patch
+
+    return {f"{attention}_patch": patch_of(attention) for attention in ("attn1", "attn2")}
+
+
+def constants(values: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A short list as a tensor [N], filled on the device: copied there, it would make the host wait."""
+    return torch.stack([torch.full((), value, device=device, dtype=dtype) for value in values])
+
+
+def add_patches(transformer_options: dict[str, Any], patches: dict[str, Patch]) -> None:
+    """Put patches before those that the options of this call hold already, which stay as they are elsewhere.
+
+    First, because others may merge or rearrange tokens, and these must meet the latents' own.
+    """
+    merged = dict(transformer_options.get("patches", {}))
+    for name, patch in patches.items():
+        merged[name] = [patch, *merged.get(name, [])]
+    transformer_options["patches"] = merged

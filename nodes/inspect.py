@@ -1,0 +1,43 @@
+"""Say what a file is."""
+
+import os
+
+from comfy_api.latest import io, ui
+
+from ..cnet_core.checkpoints import inspect
+from . import host
+
+
+class InspectCheckpoint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CNetInspect",
+            display_name="Inspect Checkpoint (CNet)",
+            category="cnet/load",
+            description=(
+                "Say what a file in models/controlnet is, by its content: family, base model, precision, "
+                "hint channels, union types, metadata, and which node loads it. Its weights are not read."
+            ),
+            search_aliases=["checkpoint info", "model info", "identify controlnet", "metadata"],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input(
+                    "file_name",
+                    options=host.controlnet_files(),
+                    tooltip="A file in models/controlnet, or one of those that come with the pack.",
+                )
+            ],
+            outputs=[io.String.Output(display_name="report", tooltip="The report, in lines.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file_name: str) -> str:
+        """Read again when the file was replaced."""
+        status = os.stat(host.controlnet_path(file_name))
+        return f"{status.st_mtime_ns} {status.st_size}"
+
+    @classmethod
+    def execute(cls, file_name: str) -> io.NodeOutput:
+        report = inspect(host.controlnet_path(file_name)).to_text()
+        return io.NodeOutput(report, ui=ui.PreviewText(report))
