@@ -5,7 +5,7 @@ import re
 import urllib.request
 from typing import Any
 
-from .hosting import WORKFLOWS, REPO, Host, minihost
+from .hosting import REPO, WORKFLOWS, Host, minihost
 
 LOADED = re.compile(r"[\d.]+ seconds: .*CNet\s*$")
 
