@@ -2,6 +2,7 @@
 
 import re
 
+from comfy_api.input import CurveInput
 from comfy_api.latest import io
 
 from ..cnet_core.control.blocks import PRESETS, BlockWeights
@@ -100,7 +101,12 @@ class StrengthCurve(io.ComfyNode):
             search_aliases=["strength schedule", "controlnet curve", "ease controlnet"],
             inputs=[
                 io.Curve.Input(
-                    "curve", tooltip="The curve: time from left to right, strength from bottom to top."
+                    "curve",
+                    tooltip=(
+                        "The curve: time from left to right, strength from bottom to top. Draw it here, or "
+                        "connect a Curve Editor."
+                    ),
+                    socketless=False,
                 ),
                 io.Float.Input(
                     "lowest",
@@ -137,6 +143,8 @@ class StrengthCurve(io.ComfyNode):
                 "a curve cannot follow keyframes or another curve; connect Frame Strengths to previous, or "
                 "nothing."
             )
+        # From the widget it comes as its points, from a Curve Editor as a curve.
+        curve = CurveInput.from_raw(curve)
 
         def over_time(percent: float) -> float:
             return lowest + (highest - lowest) * float(curve.interp(percent))

@@ -20,6 +20,8 @@ import torch
 
 REPO = Path(__file__).resolve().parents[2]
 PROBES = Path(__file__).resolve().parent / "probe_nodes"
+# The shipped workflows, by the names of their files.
+WORKFLOWS = sorted(path.stem for path in (REPO / "workflows").glob("*.json"))
 HOW_TO_GET_A_HOST = (
     "no ComfyUI found. Clone https://github.com/comfyanonymous/ComfyUI, make an environment in its .venv "
     "(python -m venv .venv), install its requirements.txt and this pack's requirements there, and set "

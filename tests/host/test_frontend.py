@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
-from .hosting import Host, api_prompt, host_label, minihost, workflow_file
+from .hosting import WORKFLOWS, Host, api_prompt, host_label, minihost, workflow_file
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright to test the frontend")
 # Those of playwright, which type checkers need not have.
 Browser = Any
 Page = Any
 
-NAMES = ["canny", "pose", "pose_depth"]
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -106,7 +105,7 @@ def without_titles(prompt: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WORKFLOWS)
 def test_workflow_opens_converts_and_runs(page: Page, host: Host, complaints: list[str], name: str) -> None:
     workflow = open_workflow(page, name)
     assert page.evaluate(UNKNOWN_NODES) == []

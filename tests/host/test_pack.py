@@ -5,7 +5,7 @@ import re
 import urllib.request
 from typing import Any
 
-from .hosting import REPO, Host, minihost
+from .hosting import REPO, WORKFLOWS, Host, minihost
 
 LOADED = re.compile(r"[\d.]+ seconds: .*CNet\s*$")
 
@@ -56,8 +56,8 @@ def test_every_input_and_node_explains_itself(host: Host) -> None:
 
 
 def test_the_template_browser_lists_the_workflows_with_pictures(host: Host) -> None:
-    assert {"canny", "pose", "pose_depth"} <= set(host.get("/workflow_templates")["CNet"])
-    for name in ("canny", "pose", "pose_depth"):
+    assert sorted(host.get("/workflow_templates")["CNet"]) == WORKFLOWS
+    for name in WORKFLOWS:
         with urllib.request.urlopen(
             f"{host.url}/api/workflow_templates/CNet/{name}.jpg", timeout=30
         ) as answer:

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .hosting import Host, Run, api_prompt, nodes_of, workflow_file
+from .hosting import WORKFLOWS, Host, Run, api_prompt, nodes_of, workflow_file
 
-NAMES = ["canny", "pose", "pose_depth"]
 Pictures = Callable[[str], list[Path]]
 
 
@@ -35,7 +34,7 @@ def pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WORKFLOWS)
 def test_workflow_gives_minihosts_picture(host: Host, minihost_pictures: Pictures, name: str) -> None:
     ours = minihost_pictures(name)
     theirs = saved(host.queue(api_prompt(name)).checked())

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cnet_core.control.blocks import BlockWeights
+from minihost.shims.api_input import CurveInput
 
 COND, UNCOND = 0, 1
 HEIGHT, WIDTH = 4, 5
@@ -97,6 +98,13 @@ def test_the_schedule_at_the_sigma_of_a_step_is_its_strength(prompts, load, appl
         faded = blocks(ask(apply(prompts, load("first"), hint, schedule=schedule), percent=percent))
         assert_same(faded, [block * percent for block in whole], rtol=2e-2, atol=1e-5)
     assert ask(apply(prompts, load("first"), hint, schedule=schedule), percent=0.0) is None
+
+
+def test_a_curve_drawn_on_the_node_is_that_of_a_curve_editor(call):
+    drawn = {"points": [[0.0, 1.0], [0.5, 0.4], [1.0, 0.0]], "interpolation": "linear"}
+    for curve in (drawn, CurveInput.from_raw(drawn)):
+        schedule = call("CNetStrengthCurve", curve=curve, lowest=1.0, highest=2.0)
+        assert [schedule.at(percent) for percent in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([2, 1.7, 1.4, 1])
 
 
 def test_a_step_without_strength_runs_no_network(prompts, apply, hint, ask, runs, keyframes):
