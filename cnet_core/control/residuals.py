@@ -39,6 +39,18 @@ class Residuals:
             [changed(tensor) for tensor in self.encoder],
         )
 
+    def at_rows(self, rows: Sequence[int], total: int) -> "Residuals":
+        """The same tensors at these rows of a batch of `total`, 0 in the others."""
+        if len(rows) == total:
+            return self
+
+        def placed(tensor: Tensor) -> Tensor:
+            full = tensor.new_zeros(total, *tensor.shape[1:])
+            full[list(rows)] = tensor
+            return full
+
+        return self.each(placed)
+
 
 def pooled(residuals: Residuals) -> Residuals:
     """Global average pooling: each channel's mean over space, everywhere (the release's shuffle ControlNet).

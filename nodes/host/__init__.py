@@ -1,17 +1,21 @@
 """Everything that the pack needs of its host, and the only rooms that import it (comfy_api apart).
 
 folders: where models lie. models: networks in the host's keeping. loading: from a file to a CONTROL_NET.
-controls: the objects that the host calls at every sampling step. recording: one that remembers its answers.
-sampling: the host's samplers.
+calls: what the host asks at a sampling step. steered: what all controls have in common; control, lllite,
+reference: those of the pack's own; host_control, foreign: those that the host made; merged: several as one;
+recording: one that remembers its answers. sampling: the host's samplers.
 """
 
-from .controls import Control, HostControl, MergedControl, Steered
+from .control import Control
 from .folders import MINI_WEIGHTS, PACK, controlnet_files, controlnet_path, register_model_folders
+from .host_control import HostControl
 from .loading import load_control, load_native
+from .merged import MergedControl
 from .models import PRECISIONS, Resident, base_config, diffusion_model, result_device
 from .recording import Record, RecordingControl
 from .reference import ReferenceControl
 from .sampling import SAMPLERS, SCHEDULERS, noise_levels, sample_first, sigma_at
+from .steered import Steered
 
 __all__ = [
     "MINI_WEIGHTS",

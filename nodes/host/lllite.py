@@ -5,8 +5,10 @@ from typing import Any
 
 from ...cnet_core.control.lllite import add_patches, attention_patches
 from ..answers import Parts
-from .controls import Call, Control, Steered
+from .calls import Call
+from .control import Control
 from .models import base_config
+from .steered import Steered
 
 
 class LLLiteControl(Control):

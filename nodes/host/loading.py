@@ -9,7 +9,7 @@ from torch import Tensor
 from ...cnet_core.checkpoints import OpenedFile, identify, read_state_dict, refuse
 from ...cnet_core.errors import CheckpointError
 from ...cnet_core.networks.lllite import LLLite
-from .controls import Control
+from .control import Control
 from .folders import controlnet_path
 from .lllite import LLLiteControl
 from .models import LoadedNetwork, attention_for, base_config, encoder_tensors, place_of_work

@@ -8,7 +8,9 @@ from torch import Tensor
 from ...cnet_core.control.merge import Rule
 from ...cnet_core.control.weighting import COND
 from ..answers import PLACES, Parts
-from .controls import Call, MergedControl, Steered
+from .calls import Call
+from .merged import MergedControl
+from .steered import Steered
 
 
 @dataclass

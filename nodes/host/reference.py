@@ -16,8 +16,9 @@ from ...cnet_core.control.weighting import COND
 from ...cnet_core.errors import ControlError, HintError
 from ...cnet_core.networks.lllite import transformer_blocks
 from ..answers import Parts
-from .controls import Call, Steered
+from .calls import Call
 from .models import base_config, models_kept_loaded
+from .steered import Steered
 
 # What the plain model does not need: patches of other packs are made for the picture's rows and tokens, and
 # wrappers count the steps of sampling.

@@ -1,0 +1,116 @@
+"""What the host asks a control at a sampling step, and what a control keeps during a run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ...cnet_core.control.schedule import Clock
+from ...cnet_core.networks.blocks import Text
+from ...cnet_core.networks.protocol import Features
+
+# Noise levels read from tensors: reading one makes the host wait for its device, so all controls of a call
+# share it. Entries go with their tensors.
+_SIGMAS = WeakTensorKeyDictionary()
+
+
+@dataclass
+class Call:
+    """One question of the host: latents x [chunks*B,C,H,W] at noise levels t [chunks*B].
+
+    A chunk is the prompt's or the negative's side (options["cond_or_uncond"]).
+    """
+
+    x: Tensor
+    t: Tensor
+    cond: dict
+    chunks: int
+    options: dict
+
+    @property
+    def batch(self) -> int:
+        return self.x.shape[0] // self.chunks
+
+    @property
+    def sigma(self) -> float:
+        key = self.options.get("sigmas", self.t)
+        if key not in _SIGMAS:
+            _SIGMAS[key] = float(key.flatten()[0])
+        return _SIGMAS[key]
+
+    @property
+    def sides(self) -> list[int]:
+        return list(self.options.get("cond_or_uncond", range(self.chunks)))
+
+    @cached_property
+    def window(self) -> tuple[int, tuple[int, ...]] | None:
+        """(dimension of the latent, indices in the whole) of the context window that is being sampled."""
+        window = self.options.get("context_window")
+        if window is None:
+            return None
+        indices = tuple(window.index_list)
+        # The host's "causal window fix" puts a frame before the window, which it drops afterwards.
+        anchor = getattr(window, "causal_anchor_index", None)
+        return window.dim, indices if anchor is None or anchor < 0 else (anchor, *indices)
+
+    @cached_property
+    def frames(self) -> tuple[int, ...]:
+        """For each latent of the batch its index in the whole batch."""
+        if self.window is not None and self.window[0] == 0:
+            return self.window[1]
+        return tuple(range(self.batch))
+
+    def picked(self, chunks: Sequence[int]) -> "Call":
+        """The same question for some of its chunks."""
+        if len(chunks) == self.chunks:
+            return self
+        return self.at_rows([c * self.batch + i for c in chunks for i in range(self.batch)], chunks)
+
+    def at_rows(self, rows: Sequence[int], chunks: Sequence[int]) -> "Call":
+        """The same question for some of its rows, equally many of each of these chunks."""
+        index = torch.tensor(rows)
+
+        def pick(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.ndim and value.shape[0] == self.x.shape[0]:
+                return value[index.to(value.device)]
+            # Reference latents come as lists of batches.
+            return [pick(item) for item in value] if isinstance(value, list) else value
+
+        options = dict(self.options)
+        for name in ("cond_or_uncond", "uuids"):
+            if name in options:
+                options[name] = [options[name][c] for c in chunks]
+        cond = {n: pick(v) if n != "transformer_options" else options for n, v in self.cond.items()}
+        return Call(pick(self.x), pick(self.t), cond, len(chunks), options)
+
+
+@dataclass
+class Run:
+    """What a control keeps while one picture is sampled, and forgets afterwards."""
+
+    sampling: Any
+    clock: Callable[[], Clock]
+    latent_format: Any = None
+    features: dict[Any, Features] = field(default_factory=dict)
+    texts: dict[Any, Text] = field(default_factory=dict)
+    masks: dict[Any, Tensor] = field(default_factory=dict)
+
+
+def window_of(image: Tensor, call: Call) -> Tensor:
+    """The part [...,H,W] of a picture that a context window over rows or columns covers."""
+    if call.window is None:
+        return image
+    dim, indices = call.window
+    axis = dim - call.x.ndim
+    if axis < -2:
+        return image
+    whole = call.options["context_window"].total_frames
+    length = image.shape[axis]
+    first, last = min(indices), max(indices) + 1
+    start = min(length - 1, round(first * length / whole))
+    stop = max(start + 1, round(last * length / whole))
+    return image.narrow(axis, start, stop - start)

@@ -1,0 +1,216 @@
+"""A control network of the pack's own, as the host calls it at every step."""
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any
+
+import comfy.controlnet
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...cnet_core.control.hint import prepare_hint, spread
+from ...cnet_core.control.residuals import Residuals, pooled
+from ...cnet_core.errors import ControlError
+from ...cnet_core.networks.blocks import Text
+from ...cnet_core.networks.config import UNetConfig
+from ...cnet_core.networks.protocol import Features
+from ..answers import Parts, answer_of
+from .calls import Call, window_of
+from .models import LoadedNetwork, base_config, models_kept_loaded
+from .steered import Steered
+
+
+class Control(Steered):
+    """One control network, with or without its hint: what a CONTROL_NET socket and a conditioning carry."""
+
+    def __init__(self, network: LoadedNetwork):
+        super().__init__()
+        self.network = network
+        # One hint for each type, of a union network that is given several.
+        self.typed_hints: dict[int, Tensor] = {}
+        # Hints as latents, by size: a pass of the VAE each, so they are kept across runs.
+        self.encoded: dict[Any, Tensor] = {}
+        if network.net.latent_hint:
+            # Tells apply nodes to ask for a VAE.
+            self.latent_format = True
+
+    def copy(self) -> "Control":
+        other = type(self)(self.network)
+        self.copy_to(other)
+        other.typed_hints = self.typed_hints
+        return other
+
+    def set_cond_hint(self, cond_hint: Tensor, *args: Any, **options: Any) -> "Control":
+        self.encoded = {}
+        return super().set_cond_hint(self.prepared(cond_hint), *args, **options)
+
+    def prepared(self, hint: Tensor) -> Tensor:
+        """A hint [B,C,H,W] with the channels that the network wants."""
+        return prepare_hint(hint, 3 if self.network.net.latent_hint else self.network.net.hint_channels)
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+        super().pre_run(model, percent_to_timestep_function)
+        self.network.check_base(base_config(model))
+        assert self.run is not None
+        self.run.latent_format = model.latent_format
+
+    def get_models(self) -> list[Any]:
+        return [*super().get_models(), self.network.patcher]
+
+    def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> "Control":
+        other = self.copy()
+        other.network = self.network.on(load_device)
+        if autoregister:
+            self.multigpu_clones[load_device] = other
+        return other
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+        """Bytes of activations: this control's own, and those of the controls before it in the chain.
+
+        The features of the hint encoder and the residuals, which live through the step, and the widest layer
+        (the feed-forward of the first transformer, about 16 times the features), for the cond and uncond
+        halves of each hinted latent.
+        """
+        hint, config = self.cond_hint_original, getattr(self.network.net, "config", None)
+        if hint is None or not isinstance(config, UNetConfig):
+            return super().inference_memory_requirements(dtype)
+        area = hint.shape[-1] * hint.shape[-2] / self.compression_ratio**2
+        kept = sum(c / s**2 for c, s in zip(config.residual_channels, config.residual_scales, strict=True))
+        values = 2 * hint.shape[0] * area * (kept + 17 * config.model_channels)
+        size = comfy.model_management.dtype_size(self.network.dtype)
+        return int(values * size) + super().inference_memory_requirements(dtype)
+
+    def parts(self, call: Call, rows: list[float]) -> Parts | None:
+        return together([self], call, [rows])[0]
+
+    def batch_key(self, call: Call) -> Any:
+        return self.network, tuple(feature.shape[1:] for feature in self.hint_features(call))
+
+    def parts_together(
+        self,
+        controls: Sequence["Control"],
+        call: Call,
+        rows: Sequence[list[float]],
+    ) -> list[Parts | None]:
+        return together(controls, call, rows)
+
+    def hint_features(self, call: Call) -> Features:
+        """The encoded hint for each latent of the call's batch [B,...], computed once per run."""
+        assert self.run is not None
+        height, width = call.x.shape[-2:]
+        key = (height, width, call.window if call.window and call.window[0] >= 2 else None)
+        if key not in self.run.features:
+            self.run.features[key] = self._encode(call, height, width)
+        features = self.run.features[key]
+        count = features[0].shape[0]
+        index = [frame % count for frame in call.frames]
+        if index == list(range(count)):
+            return features
+        return tuple(feature[index] for feature in features)
+
+    def _encode(self, call: Call, height: int, width: int) -> Features:
+        """The hint, or each of a union network's, at the latent's size, encoded."""
+        if self.cond_hint_original is None:
+            raise ControlError("this control has no hint; connect it to an Apply ControlNet node first.")
+        net = self.network.net
+        # "control_type" is what the host's node for union types sets.
+        typed = self.typed_hints or {
+            number: self.cond_hint_original for number in self.extra_args.get("control_type") or ()
+        }
+        if not typed:
+            return net.encode_hint(self._at_size(self.cond_hint_original, call, height, width))
+        most = max(hint.shape[0] for hint in typed.values())
+        hints = [self._at_size(spread(hint, most), call, height, width) for hint in typed.values()]
+        return net.encode_hints(hints, list(typed))
+
+    def _at_size(self, hint: Tensor, call: Call, height: int, width: int) -> Tensor:
+        ratio, net = self.compression_ratio, self.network.net
+        if net.latent_hint and self.vae is not None:
+            ratio = self.vae.spacial_compression_encode()
+        hint = comfy.utils.common_upscale(
+            window_of(hint, call), width * ratio, height * ratio, self.upscale_algorithm, "center"
+        )
+        if net.latent_hint:
+            hint = self._latent(hint, call)
+        return hint.to(device=call.x.device, dtype=self.network.dtype)
+
+    def _latent(self, hint: Tensor, call: Call) -> Tensor:
+        """A hint [B,3,H,W] as a latent of the base model."""
+        key = (tuple(hint.shape), call.window)
+        if key not in self.encoded:
+            if self.vae is None:
+                raise ControlError(
+                    "this ControlNet reads its hint as a latent; connect the base model's VAE to the vae "
+                    "input."
+                )
+            # The network was trained on hints that the VAE saw in 0..1 where it sees pictures in -1..1.
+            with models_kept_loaded():
+                self.encoded[key] = self.vae.encode((hint.movedim(1, -1) + 1) / 2)
+        assert self.run is not None
+        return self.run.latent_format.process_in(self.encoded[key])
+
+    def text(self, tokens: Tensor, call: Call, key: Any) -> Tensor | Text:
+        """The text with a memory of its keys and values, where the host says which prompts it is made of."""
+        if "uuids" not in call.options:
+            return tokens
+        assert self.run is not None
+        key = (tuple(call.options["uuids"]), call.window, tokens.shape, key)
+        if key not in self.run.texts:
+            self.run.texts[key] = Text(tokens)
+        return self.run.texts[key]
+
+
+def together(controls: Sequence[Control], call: Call, rows: Sequence[list[float]]) -> list[Parts | None]:
+    """What several controls of one network say, in one forward pass over the rows that are not silent."""
+    first = controls[0]
+    assert first.run is not None
+    network, sampling = first.network, first.run.sampling
+    active_rows = [[i for i, row in enumerate(strengths) if row] for strengths in rows]
+    if not any(active_rows):
+        return [None] * len(controls)
+    speaking = [(c, kept) for c, kept in zip(controls, active_rows, strict=True) if kept]
+    total = call.x.shape[0]
+    index = [i for _, kept in speaking for i in kept]
+    whole = index == list(range(total))
+
+    def pick(value: Tensor) -> Tensor:
+        return value if whole else value[index]
+
+    encoded = []
+    for control, kept in speaking:
+        features = control.hint_features(call)
+        every = tuple(f.repeat(call.chunks, *[1] * (f.ndim - 1)) for f in features)
+        encoded.append(every if len(kept) == total else tuple(f[kept] for f in every))
+    like = {"device": call.x.device, "dtype": network.dtype}
+    y = call.cond.get("y")
+    tokens = call.cond.get("crossattn_controlnet", call.cond["c_crossattn"])
+    residuals = network.net(
+        pick(sampling.calculate_input(call.t, call.x).to(**like)),
+        tuple(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*encoded, strict=True)),
+        pick(sampling.timestep(call.t).float()),
+        first.text(pick(tokens.to(**like)), call, tuple(index)),
+        None if y is None else pick(y.to(**like)),
+    )
+    sizes = [len(kept) for _, kept in speaking]
+    pieces = iter(_split(residuals, sizes))
+    answers: list[Parts | None] = []
+    for control, kept, strengths in zip(controls, active_rows, rows, strict=True):
+        if not kept:
+            answers.append(None)
+            continue
+        piece = next(pieces).at_rows(kept, total)
+        if control.global_average_pooling:
+            piece = pooled(piece)
+        answers.append(control.weighed(answer_of(piece), call, strengths))
+    return answers
+
+
+def _split(residuals: Residuals, sizes: list[int]) -> list[Residuals]:
+    """The residuals of each control, from those of all their rows."""
+    if len(sizes) == 1:
+        return [residuals]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    pieces = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    return [residuals.each(itemgetter(piece)) for piece in pieces]

@@ -1,0 +1,125 @@
+"""A control that the host made, weighed as the pack's own are."""
+
+from typing import Any
+
+import comfy.controlnet
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...cnet_core.control.hint import prepare_hint
+from ...cnet_core.control.residuals import Residuals
+from ..answers import Answer, Parts
+from . import foreign
+from .calls import Call, window_of
+from .steered import Steered
+
+
+class HostControl(Steered):
+    """A control that the host made, of whatever family, weighed as ours are."""
+
+    def __init__(self, inner: Any):
+        super().__init__()
+        self.inner = inner
+        # Hints as the inner control prepared them (some through a VAE), by frames; kept across runs.
+        self.prepared: dict[Any, foreign.Prepared] = {}
+
+    def copy(self) -> "HostControl":
+        other = HostControl(self.inner.copy())
+        self.copy_to(other)
+        other.prepared = self.prepared
+        return other
+
+    def set_cond_hint(
+        self,
+        cond_hint: Tensor,
+        strength: float = 1.0,
+        timestep_percent_range: tuple[float, float] = (0.0, 1.0),
+        vae: Any = None,
+        extra_concat: list[Tensor] = [],  # noqa: B006 (the host's signature)
+    ) -> "HostControl":
+        cond_hint = prepare_hint(cond_hint, foreign.hint_channels(self.inner))
+        super().set_cond_hint(cond_hint, strength, timestep_percent_range, vae, extra_concat)
+        self.prepared = foreign.kept_hints(self.inner, cond_hint, vae, extra_concat)
+        # The strength and the range are applied here, so the inner control acts always and in full.
+        self.inner.set_cond_hint(cond_hint, 1.0, (0.0, 1.0), vae=vae, extra_concat=extra_concat)
+        return self
+
+    def set_extra_arg(self, argument: str, value: Any = None) -> None:
+        self.inner.set_extra_arg(argument, value)
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+        super().pre_run(model, percent_to_timestep_function)
+        foreign.check_base(self.inner, model)
+        self.inner.pre_run(model, percent_to_timestep_function)
+
+    def cleanup(self) -> None:
+        # Encoding a hint again for every picture would cost a pass of the VAE.
+        offload = comfy.model_management.unet_offload_device()
+        for key, prepared in self.prepared.items():
+            self.prepared[key] = foreign.offloaded(prepared, offload)
+        # Some of the host's controls cannot be cleaned up before they have run.
+        if self.run is not None:
+            self.inner.cleanup()
+        super().cleanup()
+
+    def get_models(self) -> list[Any]:
+        return [*super().get_models(), *self.inner.get_models()]
+
+    def get_extra_hooks(self) -> list[Any]:
+        return super().get_extra_hooks() + self.inner.get_extra_hooks()
+
+    def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> "HostControl":
+        other = self.copy()
+        other.inner = self.inner.deepclone_multigpu(load_device)
+        if autoregister:
+            self.multigpu_clones[load_device] = other
+        return other
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+        own = self.inner.inference_memory_requirements(dtype)
+        return int(own + super().inference_memory_requirements(dtype))
+
+    def rows(self, call: Call) -> list[float]:
+        return foreign.responses(self.inner, super().rows(call))
+
+    def parts(self, call: Call, rows: list[float]) -> Parts | None:
+        batch = call.batch
+        chunks = [c for c in range(call.chunks) if any(rows[c * batch : (c + 1) * batch])]
+        if not chunks:
+            return None
+        asked = call.picked(chunks)
+        answer = self._ask(asked)
+        if answer is None:
+            return None
+        if len(chunks) < call.chunks:
+            kept = [c * batch + i for c in chunks for i in range(batch)]
+            answer = {
+                place: [None if t is None else Residuals((t,)).at_rows(kept, len(rows)).down[0] for t in ts]
+                for place, ts in answer.items()
+            }
+        return self.weighed(answer, call, rows)
+
+    def _ask(self, call: Call) -> Answer | None:
+        """The inner control's answer, with the hints of the frames that are being sampled.
+
+        It cuts its hint to the batch for good, so each choice of frames gets its own.
+        """
+        inner, whole = self.inner, self.inner.cond_hint_original
+        key = foreign.prepared_key(inner, call.frames, call.x.shape[-2:], call.window, call.chunks)
+        foreign.put_prepared(inner, self.prepared.get(key), call.x.device)
+        if whole is not None:
+            hint = window_of(whole, call)
+            if hint.shape[0] > 1:
+                hint = hint[[frame % hint.shape[0] for frame in call.frames]]
+            inner.cond_hint_original = hint
+        try:
+            answer = inner.get_control(call.x, call.t, call.cond, call.chunks, call.options)
+        finally:
+            inner.cond_hint_original = whole
+        self.prepared[key] = foreign.take_prepared(inner)
+        return None if answer is None else foreign.for_rows(answer, call.x.shape[0])
+
+    def weighed(self, answer: Answer, call: Call, rows: list[float]) -> Parts:
+        return foreign.as_the_base_reads(super().weighed(answer, call, rows), answer, self.inner)

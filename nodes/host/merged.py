@@ -1,0 +1,88 @@
+"""Several controls that act as one."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import comfy.controlnet
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...cnet_core.control.merge import Rule
+from ..answers import Answer, Parts, add, merge_parts
+from .calls import Call
+from .steered import Steered
+
+
+class MergedControl(comfy.controlnet.ControlBase):
+    """Several controls that act as one; each keeps its weights. Those of one network run as one batch."""
+
+    def __init__(self, controls: Iterable[Steered], rule: Rule):
+        super().__init__()
+        self.controls = list(controls)
+        self.rule = rule
+
+    def copy(self) -> "MergedControl":
+        other = MergedControl(self.controls, self.rule)
+        self.copy_to(other)
+        return other
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+        super().pre_run(model, percent_to_timestep_function)
+        for control in self.controls:
+            control.pre_run(model, percent_to_timestep_function)
+
+    def cleanup(self) -> None:
+        super().cleanup()
+        for control in self.controls:
+            control.cleanup()
+
+    def get_models(self) -> list[Any]:
+        models = super().get_models()
+        for control in self.controls:
+            models += [model for model in control.get_models() if model not in models]
+        return models
+
+    def get_extra_hooks(self) -> list[Any]:
+        return super().get_extra_hooks() + [h for control in self.controls for h in control.get_extra_hooks()]
+
+    def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> "MergedControl":
+        other = self.copy()
+        other.controls = [control.deepclone_multigpu(load_device) for control in self.controls]
+        if autoregister:
+            self.multigpu_clones[load_device] = other
+        return other
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+        own = sum(control.inference_memory_requirements(dtype) for control in self.controls)
+        return own + super().inference_memory_requirements(dtype)
+
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict
+    ) -> Answer | None:
+        previous = None
+        if self.previous_controlnet is not None:
+            previous = self.previous_controlnet.get_control(
+                x_noisy, t, cond, batched_number, transformer_options
+            )
+        spoken = self.parts(Call(x_noisy, t, cond, batched_number, transformer_options))
+        present = [parts for parts in spoken if parts is not None]
+        if not present:
+            return previous
+        return add(merge_parts(present, self.rule), previous)
+
+    def parts(self, call: Call) -> list[Parts | None]:
+        """What each control says, in the controls' order; None for the silent ones."""
+        rows = [control.rows(call) for control in self.controls]
+        spoken: list[Parts | None] = [None] * len(self.controls)
+        groups: dict[Any, list[int]] = {}
+        for i, control in enumerate(self.controls):
+            if any(rows[i]):
+                groups.setdefault(control.batch_key(call), []).append(i)
+        for members in groups.values():
+            controls = [self.controls[i] for i in members]
+            answers = controls[0].parts_together(controls, call, [rows[i] for i in members])
+            for i, answer in zip(members, answers, strict=True):
+                spoken[i] = answer
+        return spoken

@@ -1,0 +1,137 @@
+"""What all controls have in common: they are weighed over time, frames, sides, blocks and space.
+
+The contract is that of `comfy.controlnet.ControlBase`, of which ours are subclasses, so that whatever a newer
+host adds to it arrives here too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import comfy.controlnet
+import comfy.model_management
+import comfy.utils
+from torch import Tensor
+
+from ...cnet_core.control.mask import fit_mask, token_grid
+from ...cnet_core.control.merge import Rule
+from ...cnet_core.control.schedule import Clock
+from ...cnet_core.control.timing import Timing
+from ...cnet_core.control.weighting import Weighting
+from ..answers import Answer, Parts, add, merge_parts, weigh
+from .calls import Call, Run, window_of
+
+
+class Steered(comfy.controlnet.ControlBase):
+    """A control that is weighed over time, frames, sides, blocks and space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weighting = Weighting()
+        self.run: Run | None = None
+
+    def copy_to(self, other: "Steered") -> None:
+        super().copy_to(other)
+        other.weighting = self.weighting
+
+    def set_cond_hint(
+        self,
+        cond_hint: Tensor,
+        strength: float = 1.0,
+        timestep_percent_range: tuple[float, float] = (0.0, 1.0),
+        vae: Any = None,
+        extra_concat: list[Tensor] = [],  # noqa: B006 (the host's signature)
+    ) -> "Steered":
+        """Take a hint [B,C,H,W]. Called by the host's apply nodes as well as by ours."""
+        self.weighting = replace(self.weighting, timing=Timing(strength, *timestep_percent_range))
+        return super().set_cond_hint(
+            cond_hint, strength, timestep_percent_range, vae=vae, extra_concat=extra_concat
+        )
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+        """Before each run, once per conditioning that holds this control."""
+        super().pre_run(model, percent_to_timestep_function)
+        clocks: list[Clock] = []
+
+        def clock() -> Clock:
+            if not clocks:
+                clocks.append(Clock.of(percent_to_timestep_function))
+            return clocks[0]
+
+        self.run = Run(model.model_sampling, clock)
+
+    def cleanup(self) -> None:
+        super().cleanup()
+        self.run = None
+
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict
+    ) -> Answer | None:
+        """Residuals for a chunk of cond and uncond latents x_noisy [n*B,C,H,W] at noise levels t [n*B]."""
+        previous = None
+        if self.previous_controlnet is not None:
+            previous = self.previous_controlnet.get_control(
+                x_noisy, t, cond, batched_number, transformer_options
+            )
+        answer = self.answer(Call(x_noisy, t, cond, batched_number, transformer_options))
+        return previous if answer is None else add(answer, previous)
+
+    def answer(self, call: Call) -> Answer | None:
+        """What this control says by itself, weighed."""
+        parts = self.parts(call, self.rows(call))
+        return None if parts is None else merge_parts([parts], Rule())
+
+    def rows(self, call: Call) -> list[float]:
+        """The strength of each row of the batch at this step; all 0 outside the range."""
+        weighting = self.weighting
+        strength = weighting.timing.strength
+        # Asked only where it matters: reading a noise level makes the host wait for its device.
+        if weighting.timed:
+            strength = weighting.strength_when(call.sigma, self.timestep_range, self._percent)
+        return weighting.rows(strength, call.sides, call.frames)
+
+    def _percent(self, sigma: float) -> float:
+        """The share of sampling done at a noise level."""
+        assert self.run is not None
+        return self.run.clock().percent(sigma)
+
+    def parts(self, call: Call, rows: list[float]) -> Parts | None:
+        """Residuals with their weights, given the strength of each row; None where every row is silent."""
+        raise NotImplementedError
+
+    def batch_key(self, call: Call) -> Any:
+        """Controls with equal keys can be asked as one batch."""
+        return self
+
+    def parts_together(
+        self, controls: Sequence["Steered"], call: Call, rows: Sequence[list[float]]
+    ) -> list[Parts | None]:
+        """What controls of one key say; this is one of them."""
+        return [control.parts(call, own) for control, own in zip(controls, rows, strict=True)]
+
+    def weighed(self, answer: Answer, call: Call, rows: list[float]) -> Parts:
+        return weigh(answer, self.weighting, rows, lambda residual: self.mask_for(residual, call))
+
+    def mask_for(self, residual: Tensor, call: Call) -> Tensor | None:
+        """The mask at a residual's size, for every row."""
+        mask = self.weighting.mask
+        if mask is None:
+            return None
+        assert self.run is not None
+        key = (residual.shape, residual.dtype, residual.device, call.window, call.chunks)
+        if key not in self.run.masks:
+            self.run.masks[key] = self._mask(mask, residual, call)
+        return self.run.masks[key]
+
+    def _mask(self, mask: Tensor, residual: Tensor, call: Call) -> Tensor:
+        mask = mask[[frame % mask.shape[0] for frame in call.frames]]
+        height, width = call.x.shape[-2:]
+        if residual.ndim == 3:
+            height, width = token_grid(residual.shape[1], height, width)
+        else:
+            height, width = residual.shape[-2:]
+        fitted = fit_mask(window_of(mask, call), height, width)
+        fitted = fitted.repeat(call.chunks, 1, 1).to(residual.device, residual.dtype)
+        if residual.ndim == 3:
+            return fitted.flatten(1)[..., None]
+        return fitted.view(fitted.shape[0], *[1] * (residual.ndim - 3), height, width)
