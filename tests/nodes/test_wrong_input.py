@@ -1,6 +1,6 @@
 """The table of wrong inputs: what happens to each, "handled" as a user expects or "refused" with the mend.
 
-Union types are in test_union, broken files in test_errors and tests/host/test_errors.
+Union types are in test_families, broken files in test_errors and tests/host/test_errors.
 """
 
 import math
