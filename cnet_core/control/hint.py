@@ -49,6 +49,18 @@ def luminance(image: Tensor) -> Tensor:
     return (0.299 * red + 0.587 * green + 0.114 * blue).clamp(max=1.0)
 
 
+def cut_to_shape(image: Tensor, height: int, width: int) -> Tensor:
+    """The middle of a picture [...,H,W] that has the shape (not the size) of height x width."""
+    rows, columns = image.shape[-2:]
+    if columns * height > rows * width:
+        keep = max(1, round(rows * width / height))
+        return image.narrow(-1, (columns - keep) // 2, keep)
+    if columns * height < rows * width:
+        keep = max(1, round(columns * height / width))
+        return image.narrow(-2, (rows - keep) // 2, keep)
+    return image
+
+
 def spread(features: Tensor, batch: int) -> Tensor:
     """Features [B,...] for `batch` latents: image i goes to latent i, then from the first one again."""
     if features.shape[0] == batch:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ControlError
+from .hint import cut_to_shape
 
 
 def prepare_mask(mask: Tensor, feather: float = 0.0) -> Tensor:
@@ -44,20 +45,17 @@ def _blur(mask: Tensor, reach: float) -> Tensor:
     return mask[:, 0].clamp(0.0, 1.0)
 
 
-def fit_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """The mask [M,H,W] at a block's size, by area; cut from the centre to its shape as hints are."""
-    rows, columns = mask.shape[-2:]
-    if columns * height > rows * width:
-        keep = max(1, round(rows * width / height))
-        start = (columns - keep) // 2
-        mask = mask[..., start : start + keep]
-    elif columns * height < rows * width:
-        keep = max(1, round(columns * height / width))
-        start = (rows - keep) // 2
-        mask = mask[..., start : start + keep, :]
-    if mask.shape[-2:] == (height, width):
+def fit_mask(mask: Tensor, height: int, width: int, block: tuple[int, int] | None = None) -> Tensor:
+    """The mask [M,H,W] cut from the centre to a picture's shape, as hints are, at a block's size, by area.
+
+    height, width: of the latent; block: (rows, columns) of the block, the latent's own without. Odd sides
+    are rounded up from block to block, so that blocks have not quite the latent's shape.
+    """
+    mask = cut_to_shape(mask, height, width)
+    rows, columns = block or (height, width)
+    if mask.shape[-2:] == (rows, columns):
         return mask
-    return F.interpolate(mask[:, None], (height, width), mode="area")[:, 0]
+    return F.interpolate(mask[:, None], (rows, columns), mode="area")[:, 0]
 
 
 def token_grid(tokens: int, height: int, width: int) -> tuple[int, int]:

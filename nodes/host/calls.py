@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ...cnet_core.control.hint import cut_to_shape
 from ...cnet_core.control.schedule import Clock
 from ...cnet_core.networks.blocks import Text
 from ...cnet_core.networks.protocol import Features
@@ -101,7 +102,7 @@ class Run:
 
 
 def window_of(image: Tensor, call: Call) -> Tensor:
-    """The part [...,H,W] of a picture that a context window over rows or columns covers."""
+    """The part [...,H,W] of a hint or mask that a context window over rows or columns covers."""
     if call.window is None:
         return image
     dim, indices = call.window
@@ -109,6 +110,10 @@ def window_of(image: Tensor, call: Call) -> Tensor:
     if axis < -2:
         return image
     whole = call.options["context_window"].total_frames
+    size = list(call.x.shape[-2:])
+    size[axis] = whole
+    # Of the whole picture's shape before it is cut into windows.
+    image = cut_to_shape(image, *size)
     length = image.shape[axis]
     first, last = min(indices), max(indices) + 1
     start = min(length - 1, round(first * length / whole))

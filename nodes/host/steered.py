@@ -125,12 +125,11 @@ class Steered(comfy.controlnet.ControlBase):
 
     def _mask(self, mask: Tensor, residual: Tensor, call: Call) -> Tensor:
         mask = mask[[frame % mask.shape[0] for frame in call.frames]]
-        height, width = call.x.shape[-2:]
+        rows, columns = call.x.shape[-2:]
+        height, width = residual.shape[-2:]
         if residual.ndim == 3:
-            height, width = token_grid(residual.shape[1], height, width)
-        else:
-            height, width = residual.shape[-2:]
-        fitted = fit_mask(window_of(mask, call), height, width)
+            height, width = token_grid(residual.shape[1], rows, columns)
+        fitted = fit_mask(window_of(mask, call), rows, columns, (height, width))
         fitted = fitted.repeat(call.chunks, 1, 1).to(residual.device, residual.dtype)
         if residual.ndim == 3:
             return fitted.flatten(1)[..., None]

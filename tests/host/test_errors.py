@@ -171,13 +171,22 @@ def test_values_out_of_range_are_refused_before_anything_runs(host: Host) -> Non
 def test_missing_and_mistaken_inputs_are_refused_before_anything_runs(host: Host) -> None:
     prompt = api_prompt("pose")
     (apply,) = nodes_of(prompt, "CNetApply")
-    image = prompt[apply]["inputs"].pop("image")
-    refused(host, prompt, apply, "required_input_missing", "image")
+    control_net = prompt[apply]["inputs"].pop("control_net")
+    refused(host, prompt, apply, "required_input_missing", "control_net")
+    prompt[apply]["inputs"].update(control_net=control_net)
+    image = prompt[apply]["inputs"]["image"]
     prompt[apply]["inputs"].update(image=prompt[apply]["inputs"]["control_net"])
     refused(host, prompt, apply, "return_type_mismatch", "image")
     prompt[apply]["inputs"].update(image=image)
     prompt, loader = with_file(prompt, "no_such_file.safetensors")
     refused(host, prompt, loader, "value_not_in_list", "control_net_name")
+
+
+def test_a_control_without_a_hint_is_refused_at_the_node(host: Host) -> None:
+    prompt = api_prompt("pose")
+    (apply,) = nodes_of(prompt, "CNetApply")
+    del prompt[apply]["inputs"]["image"]
+    assert_pack_error(host.queue(prompt), apply, "HintError", "no hint", "connect an image")
 
 
 def test_a_merge_without_units_is_refused(host: Host) -> None:

@@ -192,6 +192,17 @@ def test_a_window_over_columns_sees_its_part_of_hint_and_mask(prompts, load, app
         assert_same(seen, blocks(ask(alone, size=(4, 4))), rtol=1e-5, atol=1e-6)
 
 
+def test_a_window_over_columns_sees_a_hint_of_another_shape_cut_as_the_whole_picture_would(
+    prompts, load, apply, ask
+):
+    tall = torch.rand(1, 96, 64, 3, generator=torch.Generator().manual_seed(4))
+    window = SimpleNamespace(dim=3, index_list=list(range(4, 8)), total_frames=8)
+    seen = ask(apply(prompts, load("first"), tall), window=window, size=(4, 4))
+    # The whole picture is 4x8: of the hint the middle 32 rows remain, and of these the right half.
+    alone = apply(prompts, load("first"), tall[:, 32:64, 32:])
+    assert_same(blocks(seen), blocks(ask(alone, size=(4, 4))), rtol=1e-5, atol=1e-6)
+
+
 # Blocks and space
 
 
