@@ -289,6 +289,30 @@ def test_one_unit_is_plain_apply(mode, prompts, load, apply, unit, merge, hint, 
     assert_same(merged, expected)
 
 
+@pytest.mark.parametrize(
+    ("preset", "mode", "first"),
+    [("equal", "normalised", 0), ("pose leads", "priority", 0), ("depth leads", "priority", 1)],
+)
+def test_presets_for_pose_and_depth_are_merges(
+    preset, mode, first, prompts, load, unit, merge, hint, ask, call
+):
+    pair = unit(load("first"), hint), unit(load("second"), 1 - hint)
+    out = call("CNetPoseDepth", **prompts, pose=pair[0], depth=pair[1], preset=preset)
+    got = blocks(ask(dict(zip(("positive", "negative"), out, strict=True))))
+    assert_same(got, blocks(ask(merge(prompts, pair[first], pair[1 - first], mode=mode))))
+
+
+def test_the_layout_preset_keeps_depth_out_of_the_outermost_block(
+    prompts, load, apply, unit, hint, ask, call
+):
+    pair = unit(load("first"), hint), unit(load("second"), 1 - hint)
+    preset = "pose leads, depth for the layout"
+    out = call("CNetPoseDepth", **prompts, pose=pair[0], depth=pair[1], preset=preset)
+    got = blocks(ask(dict(zip(("positive", "negative"), out, strict=True))))
+    pose = blocks(ask(apply(prompts, load("first"), hint)))
+    assert torch.equal(got[0], pose[0]) and not torch.equal(got[-1], pose[-1])
+
+
 # What is kept
 
 
