@@ -86,7 +86,7 @@ class ControlFile:
         if self.join is not None:
             return self.join(self, base).build(None, dtype, operations, attention)
 
-        def make(layers: Any) -> ControlNet:
+        def make(layers: Any, dtype: torch.dtype | None) -> ControlNet:
             try:
                 return self.network(
                     self.config,
@@ -153,21 +153,21 @@ def reading(path: Path, family: Family, name_in_file: Callable[[str], str]) -> I
 def filled(
     path: Path,
     tensors: Mapping[str, Weight],
-    make: Callable[[Any], Net],
+    make: Callable[[Any, torch.dtype | None], Net],
     dtype: torch.dtype,
     operations: Any = nn,
     name_in_file: Callable[[str], str] = str,
 ) -> Net:
     """The network that `make` makes of these layers, with the tensors cast to dtype, ready for inference.
 
-    make: from a namespace of layers to the network without weights, on torch's meta device. Raises
-    CheckpointError as check_tensors does.
+    make: from a namespace of layers and a dtype to the network without weights, on torch's meta device.
+    Raises CheckpointError as check_tensors does.
     """
     # A host's layers may have no weights before they are given any (ComfyUI's with dynamic VRAM), and then
     # take any shape: what is expected is asked of torch's own.
-    outline = make(nn)
+    outline = make(nn, None)
     check_tensors(path, tensors, outline, name_in_file)
-    net = outline if operations is nn else make(operations)
+    net = outline if operations is nn else make(operations, dtype)
     net.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
     return net.eval().requires_grad_(False)
 

@@ -60,7 +60,7 @@ class LLLiteFile:
         """The network, as ControlFile.build makes it; `base` and `attention` are not used."""
         dtype = dtype or self.dtype
 
-        def make(layers: Any) -> LLLite:
+        def make(layers: Any, dtype: torch.dtype | None) -> LLLite:
             return LLLite(self.sizes, layers, dtype, torch.device("meta"))
 
         tensors = {_PREFIX + name: tensor for name, tensor in self.tensors.items()}

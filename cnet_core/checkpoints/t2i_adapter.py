@@ -63,7 +63,7 @@ class AdapterFile:
         """The network, as ControlFile.build makes it; `base` and `attention` are not used."""
         dtype = dtype or self.dtype
 
-        def make(layers: Any) -> T2IAdapter:
+        def make(layers: Any, dtype: torch.dtype | None) -> T2IAdapter:
             return T2IAdapter(self.config, layers, dtype, torch.device("meta"))
 
         return filled(self.path, self.tensors, make, dtype, operations, self.name_in_file)

@@ -68,3 +68,13 @@ def test_wrong_shapes_are_still_found(controlnet, tmp_path):
     save_file(state, tmp_path / "net.safetensors")
     with pytest.raises(CheckpointError, match=r"time_embed.0.bias is \(3,\), expected"):
         load_controlnet(tmp_path / "net.safetensors", operations=Lazy)
+
+
+def test_eight_bits(write):
+    """A union network has a parameter of its own, which is no layer's."""
+    torch.manual_seed(0)
+    state = randomised(
+        UnionControlNet(CONFIGS["sd15"], hint_widths=WIDTHS, types=6, type_channels=4)
+    ).state_dict()
+    net = load_controlnet(write(state), torch.float8_e4m3fn, Lazy)
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float8_e4m3fn}
