@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...cnet_core.control.hint import prepare_hint
 from ...cnet_core.control.residuals import Residuals
+from ...cnet_core.control.rows import pick
 from ..answers import Answer, Parts
 from . import foreign
 from .calls import Call, window_of
@@ -112,7 +113,7 @@ class HostControl(Steered):
         if whole is not None:
             hint = window_of(whole, call)
             if hint.shape[0] > 1:
-                hint = hint[[frame % hint.shape[0] for frame in call.frames]]
+                hint = pick(hint, [frame % hint.shape[0] for frame in call.frames])
             inner.cond_hint_original = hint
         try:
             answer = inner.get_control(call.x, call.t, call.cond, call.chunks, call.options)
