@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from .bases import base_name, check_base
 from .family import Family
 from .shapes import MissingTensorError, controlnet_config, global_average_pooling
 from .weights import Weight
+
+Net = TypeVar("Net", bound=nn.Module)
 
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
@@ -83,23 +85,24 @@ class ControlFile:
         dtype = dtype or self.dtype
         if self.join is not None:
             return self.join(self, base).build(None, dtype, operations, attention)
-        try:
-            net = self.network(
-                self.config,
-                self.hint_channels,
-                self.hint_widths,
-                operations,
-                attention,
-                dtype,
-                torch.device("meta"),
-            )
-        except ValueError as error:
-            raise CheckpointError(
-                f"{self.path} describes an impossible network: {error}. Download it again."
-            ) from error
-        check_tensors(self.path, self.tensors, net, self.name_in_file)
-        net.load_state_dict({name: tensor.to(dtype) for name, tensor in self.tensors.items()}, assign=True)
-        return net.eval().requires_grad_(False)
+
+        def make(layers: Any, dtype: torch.dtype | None) -> ControlNet:
+            try:
+                return self.network(
+                    self.config,
+                    self.hint_channels,
+                    self.hint_widths,
+                    layers,
+                    attention,
+                    dtype,
+                    torch.device("meta"),
+                )
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{self.path} describes an impossible network: {error}. Download it again."
+                ) from error
+
+        return filled(self.path, self.tensors, make, dtype, operations, self.name_in_file)
 
 
 def control_file(
@@ -145,6 +148,28 @@ def reading(path: Path, family: Family, name_in_file: Callable[[str], str]) -> I
         raise CheckpointError(
             f"{path} is a damaged or incomplete {family.name}: {error}. Download it again."
         ) from error
+
+
+def filled(
+    path: Path,
+    tensors: Mapping[str, Weight],
+    make: Callable[[Any, torch.dtype | None], Net],
+    dtype: torch.dtype,
+    operations: Any = nn,
+    name_in_file: Callable[[str], str] = str,
+) -> Net:
+    """The network that `make` makes of these layers, with the tensors cast to dtype, ready for inference.
+
+    make: from a namespace of layers and a dtype to the network without weights, on torch's meta device.
+    Raises CheckpointError as check_tensors does.
+    """
+    # A host's layers may have no weights before they are given any (ComfyUI's with dynamic VRAM), and then
+    # take any shape: what is expected is asked of torch's own.
+    outline = make(nn, None)
+    check_tensors(path, tensors, outline, name_in_file)
+    net = outline if operations is nn else make(operations, dtype)
+    net.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+    return net.eval().requires_grad_(False)
 
 
 def check_tensors(

@@ -13,7 +13,7 @@ from ..networks.blocks import Attention, sdpa
 from ..networks.config import UNetConfig
 from ..networks.lllite import STRIDES, LayerSizes, LLLite, differences, place_of
 from .bases import bases_fitting, check_fit
-from .control_file import check_tensors, file_dtype, size_label
+from .control_file import file_dtype, filled, size_label
 from .family import Family
 from .read import StateFile
 
@@ -59,11 +59,12 @@ class LLLiteFile:
     ) -> LLLite:
         """The network, as ControlFile.build makes it; `base` and `attention` are not used."""
         dtype = dtype or self.dtype
-        net = LLLite(self.sizes, operations, dtype, torch.device("meta"))
-        tensors = {_PREFIX + name: tensor.to(dtype) for name, tensor in self.tensors.items()}
-        check_tensors(self.path, tensors, net, lambda name: name.removeprefix(_PREFIX))
-        net.load_state_dict(tensors, assign=True)
-        return net.eval().requires_grad_(False)
+
+        def make(layers: Any, dtype: torch.dtype | None) -> LLLite:
+            return LLLite(self.sizes, layers, dtype, torch.device("meta"))
+
+        tensors = {_PREFIX + name: tensor for name, tensor in self.tensors.items()}
+        return filled(self.path, tensors, make, dtype, operations, lambda name: name.removeprefix(_PREFIX))
 
 
 def open_lllite(file: StateFile, family: Family) -> LLLiteFile:

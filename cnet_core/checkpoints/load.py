@@ -75,12 +75,13 @@ def load_unet(
         )
     try:
         tensors, config = unet_of(file, family)
-        net = UNet(config, operations, attention, dtype, torch.device("meta"))
+        outline = UNet(config, attention=attention, device=torch.device("meta"))
     except (ValueError, IndexError) as error:
         raise CheckpointError(f"{file.path} is not a UNet that this pack knows: {error}.") from error
-    check_tensors(file.path, tensors, net)
+    check_tensors(file.path, tensors, outline)
     if dtype is not None:
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    net = outline if operations is nn else UNet(config, operations, attention, dtype, torch.device("meta"))
     net.load_state_dict(tensors, assign=True)
     return net.eval().requires_grad_(False)
 

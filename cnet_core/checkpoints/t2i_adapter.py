@@ -14,7 +14,7 @@ from ..networks.blocks import Attention, sdpa
 from ..networks.config import UNetConfig
 from ..networks.t2i_adapter import LAYOUTS, LEVELS, AdapterConfig, Kind, T2IAdapter
 from .bases import bases_fitting, check_fit
-from .control_file import check_tensors, file_dtype, size_label
+from .control_file import file_dtype, filled, size_label
 from .convert import rename
 from .family import Family
 from .read import StateFile
@@ -62,10 +62,11 @@ class AdapterFile:
     ) -> T2IAdapter:
         """The network, as ControlFile.build makes it; `base` and `attention` are not used."""
         dtype = dtype or self.dtype
-        net = T2IAdapter(self.config, operations, dtype, torch.device("meta"))
-        check_tensors(self.path, self.tensors, net, self.name_in_file)
-        net.load_state_dict({name: tensor.to(dtype) for name, tensor in self.tensors.items()}, assign=True)
-        return net.eval().requires_grad_(False)
+
+        def make(layers: Any, dtype: torch.dtype | None) -> T2IAdapter:
+            return T2IAdapter(self.config, layers, dtype, torch.device("meta"))
+
+        return filled(self.path, self.tensors, make, dtype, operations, self.name_in_file)
 
 
 def open_adapter(file: StateFile, family: Family) -> AdapterFile:

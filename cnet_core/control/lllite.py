@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import ControlError
 from ..networks.lllite import Block, LLLite, place_of
 from ..networks.protocol import Features
+from .rows import constants
 
 # (q, k, v, extra_options) -> (q, k, v): the inputs [B,N,C] of an attention's three projections, changed.
 Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], tuple[Tensor, Tensor, Tensor]]
@@ -89,11 +90,6 @@ def attention_patches(
         return patch
 
     return {f"{attention}_patch": patch_of(attention) for attention in ("attn1", "attn2")}
-
-
-def constants(values: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A short list as a tensor [N], filled on the device: copied there, it would make the host wait."""
-    return torch.stack([torch.full((), value, device=device, dtype=dtype) for value in values])
 
 
 def add_patches(transformer_options: dict[str, Any], patches: dict[str, Patch]) -> None:

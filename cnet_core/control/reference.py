@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ControlError
+from .rows import index_of, pick
 
 # Attention of q over k, v [B,N,C] within a layer that extra_options tell of, for these rows of the call.
 Attend = Callable[[Tensor, Tensor, Tensor, dict[str, Any], Sequence[int]], Tensor]
@@ -77,36 +78,25 @@ class Reading:
             return self.attend(q, k, v, extra_options, rows)
         sources = [self.sources[rows[i]] for i in reading]
         full = self.attend(
-            _pick(q, reading),
-            torch.cat([_pick(k, reading), _pick(self.keys, sources)], dim=1),
-            torch.cat([_pick(v, reading), _pick(self.values, sources)], dim=1),
+            pick(q, reading),
+            torch.cat([pick(k, reading), pick(self.keys, sources)], dim=1),
+            torch.cat([pick(v, reading), pick(self.values, sources)], dim=1),
             extra_options,
             [rows[i] for i in reading],
         )
         if not alone:
             return full
         plain = self.attend(
-            _pick(q, alone), _pick(k, alone), _pick(v, alone), extra_options, [rows[i] for i in alone]
+            pick(q, alone), pick(k, alone), pick(v, alone), extra_options, [rows[i] for i in alone]
         )
-        weight = _pick(self.weight, rows)[:, None, None]
+        weight = pick(self.weight, rows)[:, None, None]
         if mask is not None:
-            weight = weight * _pick(mask, rows)
+            weight = weight * pick(mask, rows)
         mixed = q.new_zeros(q.shape[0], *full.shape[1:])
-        _add(mixed, reading, full * _pick(weight, reading).to(full.dtype))
-        _add(mixed, alone, plain * (1 - _pick(weight, alone)).to(plain.dtype))
+        _add(mixed, reading, full * pick(weight, reading).to(full.dtype))
+        _add(mixed, alone, plain * (1 - pick(weight, alone)).to(plain.dtype))
         return mixed
 
 
-def _at(rows: Sequence[int], of: Tensor) -> slice | Tensor:
-    """An index of these rows: where they lie side by side, a slice, which needs nothing on the device."""
-    if all(row == rows[0] + i for i, row in enumerate(rows)):
-        return slice(rows[0], rows[0] + len(rows))
-    return torch.tensor(rows, device=of.device)
-
-
-def _pick(value: Tensor, rows: Sequence[int]) -> Tensor:
-    return value[_at(rows, value)]
-
-
 def _add(total: Tensor, rows: Sequence[int], value: Tensor) -> None:
-    total[_at(rows, total)] += value
+    total[index_of(rows, total.device)] += value

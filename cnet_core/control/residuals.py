@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .rows import index_of
+
 
 @dataclass(frozen=True)
 class Residuals:
@@ -46,7 +48,7 @@ class Residuals:
 
         def placed(tensor: Tensor) -> Tensor:
             full = tensor.new_zeros(total, *tensor.shape[1:])
-            full[list(rows)] = tensor
+            full[index_of(rows, full.device)] = tensor
             return full
 
         return self.each(placed)

@@ -8,12 +8,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from ..errors import ControlError
 from .blocks import BlockWeights
 from .merge import Part
+from .rows import constants
 from .schedule import Clock, Schedule
 from .timing import Timing, active
 
@@ -144,5 +144,5 @@ def effective_strengths(
 def _rows_times(weight: float, rows: Sequence[float], residual: Tensor) -> float | Tensor:
     if all(row == rows[0] for row in rows):
         return weight * rows[0]
-    values = torch.tensor([weight * row for row in rows], dtype=residual.dtype)
-    return values.to(residual.device).view(-1, *[1] * (residual.ndim - 1))
+    values = constants([weight * row for row in rows], residual.device, residual.dtype)
+    return values.view(-1, *[1] * (residual.ndim - 1))

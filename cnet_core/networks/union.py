@@ -112,7 +112,10 @@ class UnionControlNet(ControlNet):
         build = Build(operations, attention, dtype, device, config.norm_groups)
         width, emb_width = config.model_channels, config.time_embed_dim
         self.types, self.type_channels = types, type_channels
-        self.task_embedding = nn.Parameter(width**0.5 * torch.randn(types, width, **build.place))
+        self.task_embedding = nn.Parameter(torch.empty(types, width, **build.place))
+        # Not drawn where there is nothing to fill: for 8 bits, torch needs many seconds to find that out.
+        if not self.task_embedding.is_meta:
+            nn.init.normal_(self.task_embedding, std=width**0.5)
         # The release's own name.
         self.transformer_layes = nn.Sequential(*(TypeBlock(width, build) for _ in range(layers)))
         self.spatial_ch_projs = zeroed(build.linear(width, width))

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...cnet_core.control.hint import cut_to_shape
+from ...cnet_core.control.rows import pick
 from ...cnet_core.control.schedule import Clock
 from ...cnet_core.networks.blocks import Text
 from ...cnet_core.networks.protocol import Features
@@ -73,20 +73,19 @@ class Call:
 
     def at_rows(self, rows: Sequence[int], chunks: Sequence[int]) -> "Call":
         """The same question for some of its rows, equally many of each of these chunks."""
-        index = torch.tensor(rows)
 
-        def pick(value: Any) -> Any:
+        def picked(value: Any) -> Any:
             if isinstance(value, Tensor) and value.ndim and value.shape[0] == self.x.shape[0]:
-                return value[index.to(value.device)]
+                return pick(value, rows)
             # Reference latents come as lists of batches.
-            return [pick(item) for item in value] if isinstance(value, list) else value
+            return [picked(item) for item in value] if isinstance(value, list) else value
 
         options = dict(self.options)
         for name in ("cond_or_uncond", "uuids"):
             if name in options:
                 options[name] = [options[name][c] for c in chunks]
-        cond = {n: pick(v) if n != "transformer_options" else options for n, v in self.cond.items()}
-        return Call(pick(self.x), pick(self.t), cond, len(chunks), options)
+        cond = {n: picked(v) if n != "transformer_options" else options for n, v in self.cond.items()}
+        return Call(picked(self.x), picked(self.t), cond, len(chunks), options)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...cnet_core.control.hint import prepare_hint, spread
 from ...cnet_core.control.residuals import Residuals, pooled
+from ...cnet_core.control.rows import pick
 from ...cnet_core.errors import ControlError
 from ...cnet_core.networks.blocks import Text
 from ...cnet_core.networks.config import UNetConfig
@@ -71,12 +72,13 @@ class Control(Steered):
 
         The features of the hint encoder and the residuals, which live through the step, and the widest layer
         (the feed-forward of the first transformer, about 16 times the features), for the cond and uncond
-        halves of each hinted latent.
+        halves of each hinted latent, of at most 1024x1024 pixels.
         """
         hint, config = self.cond_hint_original, getattr(self.network.net, "config", None)
         if hint is None or not isinstance(config, UNetConfig):
             return super().inference_memory_requirements(dtype)
-        area = hint.shape[-1] * hint.shape[-2] / self.compression_ratio**2
+        # A hint may be a photo many times larger than the picture, whose size is not told here.
+        area = min(hint.shape[-1] * hint.shape[-2], 1024**2) / self.compression_ratio**2
         kept = sum(c / s**2 for c, s in zip(config.residual_channels, config.residual_scales, strict=True))
         values = 2 * hint.shape[0] * area * (kept + 17 * config.model_channels)
         size = comfy.model_management.dtype_size(self.network.dtype)
@@ -108,7 +110,7 @@ class Control(Steered):
         index = [frame % count for frame in call.frames]
         if index == list(range(count)):
             return features
-        return tuple(feature[index] for feature in features)
+        return tuple(pick(feature, index) for feature in features)
 
     def _encode(self, call: Call, height: int, width: int) -> Features:
         """The hint, or each of a union network's, at the latent's size, encoded."""
@@ -119,7 +121,8 @@ class Control(Steered):
         typed = self.typed_hints or {
             number: self.cond_hint_original for number in self.extra_args.get("control_type") or ()
         }
-        if not typed:
+        # The host's node may be wired to any ControlNet, and tells those without types nothing.
+        if not typed or not hasattr(net, "encode_hints"):
             return net.encode_hint(self._at_size(self.cond_hint_original, call, height, width))
         most = max(hint.shape[0] for hint in typed.values())
         hints = [self._at_size(spread(hint, most), call, height, width) for hint in typed.values()]
@@ -152,11 +155,14 @@ class Control(Steered):
         return self.run.latent_format.process_in(self.encoded[key])
 
     def text(self, tokens: Tensor, call: Call, key: Any) -> Tensor | Text:
-        """The text with a memory of its keys and values, where the host says which prompts it is made of."""
-        if "uuids" not in call.options:
+        """The text with a memory of its keys and values, where the host says which prompts it is made of.
+
+        Not under context windows: they come by the dozen, each with texts for all its frames.
+        """
+        if "uuids" not in call.options or call.window is not None:
             return tokens
         assert self.run is not None
-        key = (tuple(call.options["uuids"]), call.window, tokens.shape, key)
+        key = (tuple(call.options["uuids"]), tokens.shape, key)
         if key not in self.run.texts:
             self.run.texts[key] = Text(tokens)
         return self.run.texts[key]
@@ -175,23 +181,23 @@ def together(controls: Sequence[Control], call: Call, rows: Sequence[list[float]
     index = [i for _, kept in speaking for i in kept]
     whole = index == list(range(total))
 
-    def pick(value: Tensor) -> Tensor:
-        return value if whole else value[index]
+    def spoken(value: Tensor) -> Tensor:
+        return value if whole else pick(value, index)
 
     encoded = []
     for control, kept in speaking:
         features = control.hint_features(call)
         every = tuple(f.repeat(call.chunks, *[1] * (f.ndim - 1)) for f in features)
-        encoded.append(every if len(kept) == total else tuple(f[kept] for f in every))
+        encoded.append(every if len(kept) == total else tuple(pick(f, kept) for f in every))
     like = {"device": call.x.device, "dtype": network.dtype}
     y = call.cond.get("y")
     tokens = call.cond.get("crossattn_controlnet", call.cond["c_crossattn"])
     residuals = network.net(
-        pick(sampling.calculate_input(call.t, call.x).to(**like)),
+        spoken(sampling.calculate_input(call.t, call.x).to(**like)),
         tuple(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*encoded, strict=True)),
-        pick(sampling.timestep(call.t).float()),
-        first.text(pick(tokens.to(**like)), call, tuple(index)),
-        None if y is None else pick(y.to(**like)),
+        spoken(sampling.timestep(call.t).float()),
+        first.text(spoken(tokens.to(**like)), call, tuple(index)),
+        None if y is None else spoken(y.to(**like)),
     )
     sizes = [len(kept) for _, kept in speaking]
     pieces = iter(_split(residuals, sizes))

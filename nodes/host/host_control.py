@@ -10,10 +10,14 @@ from torch import Tensor
 
 from ...cnet_core.control.hint import prepare_hint
 from ...cnet_core.control.residuals import Residuals
+from ...cnet_core.control.rows import pick
 from ..answers import Answer, Parts
 from . import foreign
 from .calls import Call, window_of
 from .steered import Steered
+
+# Context windows and sizes whose prepared hints are kept, by order of their first use.
+_PREPARED_KEPT = 64
 
 
 class HostControl(Steered):
@@ -112,13 +116,15 @@ class HostControl(Steered):
         if whole is not None:
             hint = window_of(whole, call)
             if hint.shape[0] > 1:
-                hint = hint[[frame % hint.shape[0] for frame in call.frames]]
+                hint = pick(hint, [frame % hint.shape[0] for frame in call.frames])
             inner.cond_hint_original = hint
         try:
             answer = inner.get_control(call.x, call.t, call.cond, call.chunks, call.options)
         finally:
             inner.cond_hint_original = whole
         self.prepared[key] = foreign.take_prepared(inner)
+        if len(self.prepared) > _PREPARED_KEPT:
+            del self.prepared[next(iter(self.prepared))]
         return None if answer is None else foreign.for_rows(answer, call.x.shape[0])
 
     def weighed(self, answer: Answer, call: Call, rows: list[float]) -> Parts:

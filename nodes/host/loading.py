@@ -1,5 +1,6 @@
 """From a file of the host's controlnet folders to a CONTROL_NET."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,8 +63,16 @@ def load_native(
     attention = attention_for(getattr(getattr(file, "config", None), "context_dim", 0))
     net = file.build(base, dtype=weights, operations=operations, attention=attention)
     label = f"{name} ({file.label})"
-    kind = LLLiteControl if isinstance(net, LLLite) else Control
-    control = kind(LoadedNetwork(net, work, label, lambda config: file.check_base(config, label)))
     stated = getattr(file, "global_average_pooling", False)
+    sizes = without_weights(file)
+    kind = LLLiteControl if isinstance(net, LLLite) else Control
+    control = kind(LoadedNetwork(net, work, label, lambda config: sizes.check_base(config, label)))
     control.global_average_pooling = stated if pooling == "auto" else pooling == "on"
     return control
+
+
+def without_weights(file: Any) -> OpenedFile:
+    """The sizes of an opened file alone: what is kept of it must hold neither memory nor the file itself."""
+    changes: dict[str, Any] = {"tensors": {}, "join": None, "name_in_file": str}
+    names = {field.name for field in dataclasses.fields(file)}
+    return dataclasses.replace(file, **{name: value for name, value in changes.items() if name in names})

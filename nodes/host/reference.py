@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...cnet_core.control.hint import prepare_hint
 from ...cnet_core.control.reference import Reading, Recording
+from ...cnet_core.control.rows import constants, pick
 from ...cnet_core.control.weighting import COND
 from ...cnet_core.errors import ControlError, HintError
 from ...cnet_core.networks.lllite import transformer_blocks
@@ -117,7 +118,7 @@ class ReferenceControl(Steered):
             for c in range(call.chunks)
             for frame in call.frames
         ]
-        strengths = torch.tensor(rows, device=call.x.device)
+        strengths = constants(rows, call.x.device, torch.float32)
         replaced = call.options.get("patches_replace", {})
         attentions = dict(replaced.get("attn1", {}))
         for place, (keys, values) in recording.kept.items():
@@ -151,11 +152,11 @@ class ReferenceControl(Steered):
         chosen = [i for _ in chunks for i in images]
         cond = {name: v for name, v in asked.cond.items() if name not in ("control", "transformer_options")}
         if "c_concat" in cond:
-            cond["c_concat"] = _beside(latent[chosen], cond["c_concat"])
+            cond["c_concat"] = _beside(pick(latent, chosen), cond["c_concat"])
         recording = Recording(_attention)
         options = {name: v for name, v in asked.options.items() if name not in _OF_THE_PICTURE}
         options["patches_replace"] = {"attn1": dict.fromkeys(self.blocks, recording)}
-        x = self.run.sampling.noise_scaling(asked.t, noise[chosen], latent[chosen])
+        x = self.run.sampling.noise_scaling(asked.t, pick(noise, chosen), pick(latent, chosen))
         self._model().apply_model(x, asked.t, **cond, transformer_options=options)
         return recording
 

@@ -158,3 +158,21 @@ def test_a_control_keeps_its_hint_when_the_loaded_one_is_used_again(prompts, loa
     control = load("first")
     apply(prompts, control, hint)
     assert control.cond_hint_original is None
+
+
+def test_a_hint_larger_than_the_picture_does_not_raise_the_estimate(prompts, load, apply):
+    small, large = (
+        apply(prompts, load("first"), torch.zeros(1, side, side, 3))["positive"][0][1]["control"]
+        for side in (1024, 2048)
+    )
+    assert small.inference_memory_requirements(torch.float16) > 0
+    assert small.inference_memory_requirements(torch.float16) == large.inference_memory_requirements(
+        torch.float16
+    )
+
+
+def test_the_hosts_node_for_types_changes_nothing_where_there_are_none(prompts, draw, load, apply, hint):
+    typed = load("first").copy()
+    typed.set_extra_arg("control_type", [3])
+    expected = draw(**apply(prompts, load("first"), hint))
+    assert torch.equal(draw(**apply(prompts, typed, hint)), expected)
