@@ -1,5 +1,6 @@
 """Fixtures: every ComfyUI that is found, each started once with a temporary base directory."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from .hosting import HOW_TO_GET_A_HOST, Host, find_hosts, host_label, minihost, workflow_file
+from .random_weights import write_weights
 
 HOSTS = find_hosts()
 NONE: Any = pytest.param(None, marks=pytest.mark.skip(reason=HOW_TO_GET_A_HOST))
@@ -31,6 +33,15 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield running.start()
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the random networks of `random_weights`."""
+    folder = tmp_path_factory.mktemp("weights")
+    write_weights(folder)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,17 @@ As a script: python -m tests.host.random_weights FOLDER  (writes about 2.4 GB)
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 from cnet_core.networks.config import SD15
 from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.unet import UNet
+
+from .hosting import Host
 
 ZERO_JOINS = ("zero_convs.", "middle_block_out.", "input_hint_block.14.")
 
@@ -47,6 +51,15 @@ def write_weights(folder: Path) -> None:
     save_file(
         {f"control_model.{key}": value for key, value in control.items()}, folder / "sd15_control.safetensors"
     )
+
+
+def give_weights(host: Host, weights: Path) -> None:
+    """Put write_weights' files and a random hint.png of 64x64 among the files of a host."""
+    for kind, name in (("diffusion_models", "sd15"), ("controlnet", "sd15_control")):
+        file = f"{name}.safetensors"
+        (host.base / "models" / kind / file).symlink_to(weights / file)
+    noise = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(host.base / "input" / "hint.png")
 
 
 if __name__ == "__main__":

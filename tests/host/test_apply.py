@@ -1,17 +1,14 @@
 """At SD1.5's full width with random weights: our nodes equal the host's own, and the two mix freely."""
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from .hosting import Host
-from .random_weights import write_weights
+from .random_weights import give_weights
 
 pytestmark = pytest.mark.slow
 
@@ -19,21 +16,8 @@ Link = list[Any]
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("weights")
-    write_weights(folder)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="session")
 def wide(host: Host, weights: Path) -> Host:
-    """The host with the random SD1.5 network, its ControlNet and a hint among its files."""
-    models = host.base / "models"
-    (models / "diffusion_models" / "sd15.safetensors").symlink_to(weights / "sd15.safetensors")
-    (models / "controlnet" / "sd15_control.safetensors").symlink_to(weights / "sd15_control.safetensors")
-    noise = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(host.base / "input" / "hint.png")
+    give_weights(host, weights)
     return host
 
 
