@@ -31,8 +31,8 @@ def as_in_minihost(info: dict[str, Any], host: Host, minihosts: dict[str, Any]) 
     assert info["python_module"] == "custom_nodes.CNet"
     info = {**info, "python_module": f"custom_nodes.{REPO.name}"}
     own_files = {path.name for path in (host.base / "models" / "controlnet").iterdir()}
-    for group, inputs in info["input"].items():
-        for name, (kind, options, *_) in inputs.items():
+    for group in ("required", "optional"):
+        for name, (kind, options) in info["input"].get(group, {}).items():
             if kind != "COMBO":
                 continue
             known = minihosts["input"][group][name][1]["options"]
