@@ -16,6 +16,11 @@ ScheduleType = io.Custom("CNET_SCHEDULE")
 BlocksType = io.Custom("CNET_BLOCKS")
 
 
+def strength_input(name: str, tooltip: str, default: float = 1.0, **options: Any) -> io.Input:
+    """A strength, or a factor on one: 0 not at all, 1 as trained."""
+    return io.Float.Input(name, default=default, min=0.0, max=10.0, step=0.01, tooltip=tooltip, **options)
+
+
 def conditioning_inputs() -> list[io.Input]:
     return [
         io.Conditioning.Input("positive", tooltip="The prompt: what the picture should show."),
@@ -53,12 +58,8 @@ def control_inputs() -> list[io.Input]:
 def timing_inputs() -> list[io.Input]:
     """Strength and range, as `cnet_core.control.timing.Timing` takes them."""
     return [
-        io.Float.Input(
+        strength_input(
             "strength",
-            default=1.0,
-            min=0.0,
-            max=10.0,
-            step=0.01,
             tooltip="How strongly the hint steers: 0 not at all (and at no cost), 1 as trained.",
         ),
         io.Float.Input(
@@ -147,22 +148,14 @@ def weighting_inputs() -> list[io.Input]:
                 "draw (guess mode); leave the prompt empty."
             ),
         ),
-        io.Float.Input(
+        strength_input(
             "cond_gain",
-            default=1.0,
-            min=0.0,
-            max=10.0,
-            step=0.01,
             optional=True,
             advanced=True,
             tooltip="A factor on the strength for the prompt's side.",
         ),
-        io.Float.Input(
+        strength_input(
             "uncond_gain",
-            default=1.0,
-            min=0.0,
-            max=10.0,
-            step=0.01,
             optional=True,
             advanced=True,
             tooltip="A factor on the strength for the negative prompt's side; 0 saves half of the cost.",

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..cnet_core.control.blocks import PRESETS, BlockWeights
 from ..cnet_core.control.schedule import INTERPOLATIONS, Keyframe, Keyframes, Schedule
 from ..cnet_core.errors import ControlError
-from .inputs import BlocksType, ScheduleType
+from .inputs import BlocksType, ScheduleType, strength_input
 
 _TO_CONTROL = "For the schedule input of Apply ControlNet or Control Unit."
 
@@ -54,12 +54,8 @@ class StrengthKeyframe(io.ComfyNode):
                     step=0.001,
                     tooltip="The moment: 0 is the first step, 1 the last.",
                 ),
-                io.Float.Input(
+                strength_input(
                     "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
                     tooltip="The strength at that moment, a factor on the control's own.",
                 ),
                 io.Combo.Input(
@@ -108,22 +104,15 @@ class StrengthCurve(io.ComfyNode):
                     ),
                     socketless=False,
                 ),
-                io.Float.Input(
+                strength_input(
                     "lowest",
                     default=0.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
                     optional=True,
                     advanced=True,
                     tooltip="The strength at the bottom of the curve.",
                 ),
-                io.Float.Input(
+                strength_input(
                     "highest",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
                     optional=True,
                     advanced=True,
                     tooltip="The strength at the top of the curve.",
