@@ -1,0 +1,13 @@
+"""The exceptions of the annotators. Each message says what was given, what was expected, and the mend."""
+
+
+class AnnotatorError(ValueError):
+    """Root of every error that the annotators raise on purpose."""
+
+
+class ParameterError(AnnotatorError):
+    """An unknown annotator or parameter, or a value outside its range."""
+
+
+class WeightsError(AnnotatorError):
+    """A weight file is missing, damaged, or not what the annotator needs."""
