@@ -11,3 +11,7 @@ class ParameterError(AnnotatorError):
 
 class WeightsError(AnnotatorError):
     """A weight file is missing, damaged, or not what the annotator needs."""
+
+
+class DependencyError(AnnotatorError):
+    """A library that this annotator needs beside the pack's own is missing, or of a version that lacks it."""
