@@ -15,3 +15,7 @@ class WeightsError(AnnotatorError):
 
 class DependencyError(AnnotatorError):
     """A library that this annotator needs beside the pack's own is missing, or of a version that lacks it."""
+
+
+class PoseError(AnnotatorError):
+    """Keypoints that are none, or that a pose tool cannot work with."""

@@ -27,8 +27,8 @@ SAFE = Int(
     0,
     0,
     8,
-    "Keep only so many levels of grey, lest faint traces of the picture leak into the hint; 0 keeps all, and 2 "
-    "is what soft edge ControlNets know as safe.",
+    "Keep only so many levels of grey, lest faint traces of the picture leak into the hint; 0 keeps all, 2 is "
+    "what soft edge ControlNets know as safe.",
 )
 SPAN = Choice(
     "span",
@@ -116,8 +116,8 @@ def transformers() -> Any:
         import transformers
     except ImportError as error:
         raise DependencyError(
-            "this annotator's network comes from the library transformers, which is not installed. Install the "
-            "pack's extra of that name: pip install 'transformers>=4.44'."
+            "this annotator's network comes from the library transformers, which is not installed. Install "
+            "the pack's extra of that name: pip install 'transformers>=4.44'."
         ) from error
     return transformers
 
