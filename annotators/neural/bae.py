@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Encoder(torch.nn.Module):
         super().__init__()
         from timm import create_model
 
-        self.original_model = create_model("tf_efficientnet_b5.ap_in1k", pretrained=False)
+        self.original_model: Any = create_model("tf_efficientnet_b5.ap_in1k", pretrained=False)
         self.original_model.classifier = torch.nn.Identity()
 
     def forward(self, pictures: Tensor) -> dict[int, Tensor]:

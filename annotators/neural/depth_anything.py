@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import weights
 from ..registry import Annotation, Annotator, WeightFile
-from .shared import SPAN, ask, depth_finish, standardised, transformers
+from .shared import SPAN, ask, depth_finish, from_transformers, standardised, transformers
 
 
 @dataclass(frozen=True)
@@ -33,44 +32,31 @@ SIZES = {
 }
 
 
-class DepthAnything(torch.nn.Module):
-    """The network of transformers, which gives its depth alone."""
-
-    def __init__(self, size: Size):
-        super().__init__()
-        library = transformers()
-        backbone = library.Dinov2Config(
-            hidden_size=size.width,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            image_size=518,
-            patch_size=14,
-            out_indices=list(size.taken),
-            reshape_hidden_states=False,
-            apply_layernorm=True,
-        )
-        config = library.DepthAnythingConfig(
-            backbone_config=backbone,
-            reassemble_hidden_size=size.width,
-            neck_hidden_sizes=list(size.neck),
-            fusion_hidden_size=size.decoder,
-        )
-        self.net = library.DepthAnythingForDepthEstimation(config)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.net(pictures).predicted_depth
-
-
 def build(paths: Mapping[str, Path], size: Size) -> torch.nn.Module:
     (path,) = paths.values()
-    net = DepthAnything(size)
-    weights.load(net.net, weights.read(path), path, optional=r"\.mask_token$")
-    return net
+    library = transformers()
+    backbone = library.Dinov2Config(
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        image_size=518,
+        patch_size=14,
+        out_indices=list(size.taken),
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+    )
+    config = library.DepthAnythingConfig(
+        backbone_config=backbone,
+        reassemble_hidden_size=size.width,
+        neck_hidden_sizes=list(size.neck),
+        fusion_hidden_size=size.decoder,
+    )
+    return from_transformers("DepthAnythingForDepthEstimation", config, path)
 
 
 def depth_anything(pictures: Tensor, net: torch.nn.Module, **parameters: object) -> Annotation:
     """Inverse depth, of no known scale. The network takes RGB as ImageNet has it."""
-    return Annotation(depth=ask(net, standardised(pictures)))
+    return Annotation(depth=ask(net, standardised(pictures)).predicted_depth.float())
 
 
 def _entry(name: str, size: Size, licence: str, sha256: str | None = None) -> Annotator:

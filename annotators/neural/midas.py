@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,9 +26,9 @@ _FILE = in_annotators(
 class Midas(torch.nn.Module):
     """The published network, which forgets its features when it is done."""
 
-    def __init__(self, dpt: torch.nn.Module):
+    def __init__(self, dpt: Any):
         super().__init__()
-        self.dpt = dpt
+        self.dpt: Any = dpt
 
     def forward(self, pictures: Tensor) -> Tensor:
         depth = self.dpt(pictures)

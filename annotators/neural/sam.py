@@ -1,5 +1,6 @@
 """SAM: the regions of a picture by Segment Anything (A. Kirillov et al. 2023), each of its own colour."""
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -130,13 +131,15 @@ def _found(picture: Tensor, net: Sam, points: int, quality: float, stability: fl
     longest = net.image_side / max(height, width)
     inside = (max(1, round(height * longest)), max(1, round(width * longest)))
     embedding = net.image_encoder(_framed(picture, inside, net.image_side).to(dtype))
-    places = net.prompt_encoder.get_dense_pe().to(dtype)
+    # Small, and written for float32 alone.
+    prompts = copy.deepcopy(net.prompt_encoder).float()
+    places = prompts.get_dense_pe().to(dtype)
     grid = (torch.arange(points, device=picture.device) + 0.5) / points
     asked = torch.cartesian_prod(grid, grid).flip(1) * grid.new_tensor([inside[1], inside[0]])
     parts = []
     for some in asked.split(_POINTS_AT_ONCE):
         ones = torch.ones(len(some), 1, device=some.device, dtype=torch.int)
-        sparse, dense = net.prompt_encoder(points=(some[:, None], ones), boxes=None, masks=None)
+        sparse, dense = prompts(points=(some[:, None], ones), boxes=None, masks=None)
         logits, scores = net.mask_decoder(
             image_embeddings=embedding,
             image_pe=places,

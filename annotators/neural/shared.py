@@ -1,6 +1,8 @@
 """What several networks need: the way in and out of other number formats, soft edges, depth as a picture."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -9,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import DependencyError
+from .. import weights
+from ..errors import DependencyError, WeightsError
 from ..parameters import Choice, Int
 from ..registry import Annotation, WeightFile
 
@@ -27,8 +30,8 @@ SAFE = Int(
     0,
     0,
     8,
-    "Keep only so many levels of grey, lest faint traces of the picture leak into the hint; 0 keeps all, 2 is "
-    "what soft edge ControlNets know as safe.",
+    "Keep only so many levels of grey, lest faint traces of the picture leak into the hint; 0 keeps all, 2 "
+    "is what soft edge ControlNets know as safe.",
 )
 SPAN = Choice(
     "span",
@@ -122,7 +125,40 @@ def transformers() -> Any:
     return transformers
 
 
+def from_transformers(network: str, config: Any, path: Path, optional: str | None = None) -> torch.nn.Module:
+    """A network of transformers with the tensors of a file, which the library renames as its version needs.
+
+    optional: a pattern of names that the file may have too many. Raises WeightsError.
+    """
+    library = transformers()
+    logging = library.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    held = weights.read(path)
+    try:
+        logging.set_verbosity(logging.CRITICAL)
+        logging.disable_progress_bar()
+        net, about = getattr(library, network).from_pretrained(
+            None, config=config, state_dict=held, output_loading_info=True
+        )
+    # Of whichever kind: the file is another network's.
+    except Exception as error:
+        raise WeightsError(f"{path} does not hold the weights of {network}: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+    more = [name for name in about["unexpected_keys"] if not re.search(optional or r"(?!)", name)]
+    if wrong := [f"lacks {name}" for name in about["missing_keys"]] + [f"has {name}" for name in more]:
+        raise WeightsError(
+            f"{path} does not hold the weights of {network}: it {wrong[0]}, one of {len(wrong)} faults. "
+            "Put the file there that the annotator names, or fetch it."
+        )
+    return net.float()
+
+
 def _floats(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.float()
-    return type(value)(_floats(one) for one in value) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_floats(one) for one in value]
+    return value

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +24,9 @@ _FAR, _NEAR = 85.0, 2.0
 class Zoe(torch.nn.Module):
     """The published network, asked about the picture and its mirror image, with reflected borders."""
 
-    def __init__(self, net: torch.nn.Module):
+    def __init__(self, net: Any):
         super().__init__()
-        self.net = net
+        self.net: Any = net
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Distances [B,1,H,W] in metres. It looks at them at about 384 x 512, of their own shape."""
