@@ -76,6 +76,7 @@ def _entry(name: str, size: Size, licence: str, sha256: str | None = None) -> An
         ),
         extra="transformers",
         multiple=14,
+        makes=("depth",),
         suits=("lllyasviel/control_v11f1p_sd15_depth", "diffusers/controlnet-depth-sdxl-1.0"),
     )
 

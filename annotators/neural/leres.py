@@ -56,5 +56,6 @@ ANNOTATOR = Annotator(
     build=build,
     weights=(_FILE,),
     multiple=32,
+    makes=("depth",),
     suits=("lllyasviel/control_v11f1p_sd15_depth",),
 )

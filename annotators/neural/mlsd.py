@@ -87,6 +87,7 @@ ANNOTATOR = Annotator(
     build=build,
     weights=(_FILE,),
     multiple=16,
+    makes=("lines",),
     suits=("lllyasviel/control_v11p_sd15_mlsd",),
     aliases=("hough", "straight lines", "wireframe"),
 )

@@ -203,6 +203,7 @@ def _entry(id: str, size: str, file: str, sha256: str | None = None) -> Annotato
         weights=(WeightFile("ybelkada/segment-anything", f"checkpoints/{file}", "Apache-2.0", sha256),),
         batchable=False,
         seedable=True,
+        makes=("labels",),
         suits=("mfidabel/controlnet-segment-anything",),
         aliases=("segment anything", "sam"),
     )

@@ -47,6 +47,7 @@ ANNOTATOR = Annotator(
     weights=(_FILE,),
     extra="transformers",
     multiple=32,
+    makes=("labels",),
     suits=("lllyasviel/control_v11p_sd15_seg", "abovzv/sdxl_segmentation_controlnet_ade20k"),
     aliases=("semantic segmentation", "ade20k", "oneformer", "uniformer"),
 )

@@ -104,6 +104,7 @@ ANNOTATOR = Annotator(
     finish=zoe_finish,
     build=build,
     weights=(_FILE,),
+    makes=("depth",),
     suits=("lllyasviel/control_v11f1p_sd15_depth", "diffusers/controlnet-zoe-depth-sdxl-1.0"),
     aliases=("zoedepth",),
 )
