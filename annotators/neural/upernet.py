@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..ade20k import PALETTE
+from ..ade20k import PALETTE, coloured
 from ..registry import Annotation, Annotator, WeightFile
 from .shared import ask, from_transformers, standardised, transformers
 
@@ -31,8 +31,7 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
 def upernet(pictures: Tensor, net: torch.nn.Module) -> Annotation:
     """The likeliest class of every pixel. The network takes RGB as ImageNet has it."""
     labels = ask(net, standardised(pictures)).logits.float().argmax(1).cpu()
-    colours = torch.tensor(PALETTE, dtype=torch.float32) / 255.0
-    return Annotation(colours[labels].movedim(-1, 1), labels=labels)
+    return Annotation(coloured(labels), labels=labels)
 
 
 ANNOTATOR = Annotator(
