@@ -1,4 +1,4 @@
-"""Running a ControlNet-LLLite through a host's attention patches and layer hooks, for one call of its UNet."""
+"""Running a ControlNet-LLLite by a host's attention patches and hooks of layers, for one call of its UNet."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -58,8 +58,8 @@ def corrections(
     as its strength, 0 where it is not controlled (such a row comes out bit for bit as it went in and costs
     nothing; if all are 0 there are none); mask: [1 or B,1,H,W] factors in 0..1 over the picture, resized
     by area to each layer; block_weights: a factor for each block of the UNet. Everything that depends on the
-    run is held by the corrections. They raise ControlError where the tokens they are given are not those of the
-    latents, because another patch rearranged them.
+    run is held by the corrections. They raise ControlError where the tokens they are given are not those of
+    the latents, because another patch rearranged them.
     """
     rows = [row for row, weight in enumerate(weights) if weight != 0]
     if not rows:

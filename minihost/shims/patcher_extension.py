@@ -1,4 +1,4 @@
-"""`comfy.patcher_extension`: wrappers around what a host calls, of which minihost has the one around the UNet."""
+"""`comfy.patcher_extension`: wrappers around what a host calls; minihost has the one around the UNet."""
 
 from __future__ import annotations
 
