@@ -11,3 +11,7 @@ class ParameterError(AnnotatorError):
 
 class WeightsError(AnnotatorError):
     """A weight file is missing, damaged, or not what the annotator needs."""
+
+
+class PoseError(AnnotatorError):
+    """Keypoints that are none, or that a pose tool cannot work with."""

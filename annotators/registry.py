@@ -3,6 +3,7 @@
 An annotator is a function from pictures to hints and an `Annotator` that describes it. The function gets
 pictures [B,3,H,W], float32 RGB without NaN in 0..1, and its parameters by name; `annotators.run` takes care
 of everything around: other channels and value ranges, sizes, padding, chunks, devices, progress.
+`annotators.table` finds the annotators, `annotators.pixels` has the ways to OpenCV and back.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +18,33 @@ from .errors import ParameterError
 from .parameters import Parameter
 
 # What a hint's pixels are, which decides how it may be resized: thin lines of one pixel, soft lines, a photo
-# or anything smooth, a depth map, unit vectors, areas of flat colours, a drawn skeleton.
-Kind = Literal["lines", "soft", "photo", "depth", "normals", "areas", "skeleton"]
+# or anything smooth, a depth map, unit vectors, areas of flat colours, a drawn skeleton, a photo with -1
+# where it is to be painted.
+Kind = Literal["lines", "soft", "photo", "depth", "normals", "areas", "skeleton", "inpaint"]
+
+# What hints show, in the order of menus and tables.
+CONDITIONS = (
+    "canny",
+    "lines",
+    "soft edge",
+    "scribble",
+    "line art",
+    "anime line art",
+    "pose",
+    "face",
+    "depth",
+    "normals",
+    "segmentation",
+    "shuffle",
+    "tile",
+    "blur",
+    "recolor",
+    "inpaint",
+    "tool",
+)
+
+# What annotations may hold beside the picture.
+RAW = ("depth", "labels", "mask", "lines", "keypoints")
 
 
 @dataclass(frozen=True)
@@ -35,7 +61,8 @@ class WeightFile:
 class Annotation:
     """What an annotator made of B pictures; what it has not made is None.
 
-    picture: the hint [B,3,H,W] in 0..1; None only until `Annotator.finish` has made it.
+    picture: the hint [B,3,H,W] in 0..1 (of kind "inpaint" -1 where it is to be painted); None only until
+    `Annotator.finish` has made it.
     depth: [B,H,W], larger is nearer, of any scale. labels: [B,H,W] int64 classes. mask: [B,H,W] in 0..1.
     lines: for each picture [N,4] segments x0, y0, x1, y1 in pixels. keypoints: for each picture a frame in
     OpenPose's format (people, canvas_width, canvas_height) in pixels.
@@ -53,16 +80,18 @@ class Annotation:
 class Annotator:
     """One way from pictures to hints.
 
-    id: its name in the shell and in nodes; title: in menus; condition: what the hint shows (canny, pose).
+    id: its name in the shell and in nodes; title: in menus; condition: what the hint shows, of CONDITIONS.
     convention: polarity, axes or palette of the hint, in words.
     annotate: (pictures [B,3,H,W], **parameters) -> Annotation of the same H and W. It is also given `net=`,
-    what `build` returned, if there is a `build`; and `seeds=`, one int per picture, if `seedable`.
+    what `build` returned, if there is a `build`; `seeds=`, one int per picture, if `seedable`; and `masks=`
+    [B,1,H,W] in 0..1 if `masked`. Pictures are on the network's device; the network may have another dtype.
     finish: (Annotation of a whole batch, **parameters) -> Annotation, after all chunks; for what belongs to
     a sequence, such as the range of a depth map.
     build: from the paths of `weights` (by file name) to the network, in eval mode, on the CPU, in float32.
     It must follow `.to(device, dtype)`.
     multiple: `annotate` takes sides that are multiples of it; pictures are padded to one and cut back.
     batchable: False where pictures are annotated one by one whatever the chunk.
+    makes: what its annotations hold beside the picture, of RAW.
     suits: published ControlNets whose hints these are.
     """
 
@@ -80,8 +109,10 @@ class Annotator:
     # What must be installed beside the pack's own requirements: the name of the pack's extra.
     extra: str | None = None
     multiple: int = 1
+    makes: tuple[str, ...] = ()
     batchable: bool = True
     seedable: bool = False
+    masked: bool = False
     suits: tuple[str, ...] = ()
     aliases: tuple[str, ...] = field(default=())
 

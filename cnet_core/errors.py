@@ -19,3 +19,7 @@ class HintError(CNetError):
 
 class ControlError(CNetError):
     """A control's settings make no sense: strength, range, or a merge of controls that do not go together."""
+
+
+class DataError(CNetError):
+    """Training data is not what training needs: files missing, damaged or in pairs that do not fit."""

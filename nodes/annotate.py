@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io, ui
 
-from ..annotators.canny import canny
+from ..annotators.run import annotate
+from ..annotators.table import find
 
 
 class Canny(io.ComfyNode):
@@ -41,5 +42,5 @@ class Canny(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, low_threshold: int, high_threshold: int) -> io.NodeOutput:
-        edges = canny(image, low_threshold, high_threshold)
+        edges = annotate(find("canny"), image, {"low": low_threshold, "high": high_threshold}).image
         return io.NodeOutput(edges, ui=ui.PreviewImage(edges))

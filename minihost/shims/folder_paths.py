@@ -11,6 +11,8 @@ MODEL_KINDS = ("checkpoints", "loras", "vae", "text_encoders", "diffusion_models
 folder_names_and_paths: dict[str, tuple[list[str], set[str]]] = {
     kind: ([], supported_pt_extensions) for kind in MODEL_KINDS
 }
+folder_names_and_paths["custom_nodes"] = ([], set())
+models_dir = str(Path("models").absolute())
 _directories = {name: str(Path(name).absolute()) for name in ("input", "output", "temp")}
 
 

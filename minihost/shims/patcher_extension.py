@@ -1,9 +1,15 @@
-"""`comfy.patcher_extension`: wrappers around what a host calls; minihost has the one around the UNet."""
+"""`comfy.patcher_extension`: what a pack can have called in a run: one wrapper, one callback."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+
+class CallbacksMP:
+    """Moments of a run."""
+
+    ON_CLEANUP = "on_cleanup"
 
 
 class WrappersMP:

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotators.canny import canny
+from annotators.run import annotate
+from annotators.table import find
 
 sizes = st.sampled_from([(1, 1), (17, 33), (33, 17), (1, 9), (64, 64)])
 
@@ -17,6 +18,10 @@ def pixels(seed: int, size: tuple[int, int], channels: int = 3) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (-(-size[0] // 6), -(-size[1] // 6), channels), dtype=np.uint8)
     return np.ascontiguousarray(coarse.repeat(6, 0).repeat(6, 1)[: size[0], : size[1]])
+
+
+def canny(images: torch.Tensor, low: int = 100, high: int = 200) -> torch.Tensor:
+    return annotate(find("canny"), images, {"low": low, "high": high}).image
 
 
 def as_image(*pictures: np.ndarray) -> torch.Tensor:

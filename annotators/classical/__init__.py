@@ -1,0 +1,1 @@
+"""Annotators that need no weights: OpenCV, scikit-image, numpy and torch."""

@@ -1,0 +1,214 @@
+"""Sizes: where a picture lands in another size, and hints resized as their kind allows.
+
+Thin lines must stay thin and whole, colours of areas must not mix, normals must stay unit vectors, and the
+marked places of an inpaint hint must stay marked.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import ParameterError
+from .registry import Kind
+
+Size = tuple[int, int]
+# stretch: to the size whatever the shape; crop: cover it, and cut what stands out; fill: lie within it, the
+# rest in the colour of the border.
+Mode = Literal["stretch", "crop", "fill"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A picture of size `source` scaled to `scaled`, its upper left corner at `top`, `left` (negative where
+    it is cut) of a canvas of size `size`. Sizes are (height, width) in pixels."""
+
+    source: Size
+    scaled: Size
+    top: int
+    left: int
+    size: Size
+
+    def points(self, points: Tensor) -> Tensor:
+        """Points [...,2] x, y in pixels of the source, in pixels of the canvas. Pixel centres are whole."""
+        factor = torch.tensor([self.scaled[1] / self.source[1], self.scaled[0] / self.source[0]])
+        return (points + 0.5) * factor - 0.5 + torch.tensor([self.left, self.top])
+
+
+def place(source: Size, size: Size, mode: Mode = "crop") -> Placement:
+    """Where a picture of one size (height, width) lands in another. Raises ParameterError for an unknown
+    mode or a size below one pixel."""
+    if mode not in MODES:
+        raise ParameterError(f"the resize mode is {mode!r}; choose one of {', '.join(MODES)}.")
+    if min(*source, *size) < 1:
+        raise ParameterError(f"a picture of {source} cannot be fitted to {size}; sides begin at 1 pixel.")
+    if mode == "stretch":
+        return Placement(source, size, 0, 0, size)
+    ratios = [size[0] / source[0], size[1] / source[1]]
+    if mode == "crop":
+        scale = max(ratios)
+        scaled = tuple(max(wanted, round(side * scale)) for side, wanted in zip(source, size, strict=True))
+    else:
+        scale = min(ratios)
+        scaled = tuple(
+            min(wanted, max(1, round(side * scale))) for side, wanted in zip(source, size, strict=True)
+        )
+    top, left = (size[0] - scaled[0]) // 2, (size[1] - scaled[1]) // 2
+    return Placement(source, (scaled[0], scaled[1]), top, left, size)
+
+
+def pixel_perfect(source: Size, size: Size, mode: Mode = "crop") -> Size:
+    """The size at which an annotator should look at a picture, so that a pixel of its hint is one of `size`.
+
+    The picture keeps its shape: its short side is round(max(H/h, W/w) * min(h, w)) for a picture h x w and a
+    size H x W, and with min instead of max where the hint will be laid within the size ("fill").
+    """
+    return place(source, size, "fill" if mode == "fill" else "crop").scaled
+
+
+def short_side(source: Size, length: int) -> Size:
+    """A size of the source's shape whose short side is `length`."""
+    scale = length / min(source)
+    return max(1, round(source[0] * scale)), max(1, round(source[1] * scale))
+
+
+def fit(maps: Tensor, size: Size, mode: Mode, kind: Kind) -> Tensor:
+    """Hints [B,C,H,W] at a size (height, width), resized as their kind allows."""
+    placement = place((maps.shape[-2], maps.shape[-1]), size, mode)
+    return laid(resize(maps, placement.scaled, kind), placement, kind)
+
+
+def laid(maps: Tensor, placement: Placement, kind: Kind) -> Tensor:
+    """Maps [B,C,h,w] of the placement's scaled size, cut and bordered to its canvas."""
+    top, left = placement.top, placement.left
+    height, width = placement.size
+    if top < 0 or left < 0:
+        maps = maps[..., max(-top, 0) :, max(-left, 0) :][..., :height, :width]
+    rows, columns = maps.shape[-2:]
+    if (rows, columns) == (height, width):
+        return maps
+    top, left = max(top, 0), max(left, 0)
+    canvas = _border(maps, kind)[..., None, None].expand(*maps.shape[:2], height, width).clone()
+    canvas[..., top : top + rows, left : left + columns] = maps
+    return canvas
+
+
+def resize(maps: Tensor, size: Size, kind: Kind) -> Tensor:
+    """Maps [B,C,H,W] scaled to a size (height, width) as their kind allows; unchanged at their own size."""
+    return maps if tuple(maps.shape[-2:]) == tuple(size) else _RESIZERS[kind](maps, size)
+
+
+def kind_of(picture: Tensor) -> Kind:
+    """The kind that a hint [3,H,W] of unknown origin looks like: few colours are areas, two of which one is
+    only thin lines are lines, everything else is like a photo."""
+    array = (picture.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.int64)
+    colours = torch.unique(array[0] << 16 | array[1] << 8 | array[2])
+    if len(colours) > 199:
+        return "photo"
+    if set(colours.tolist()) == {0, 0xFFFFFF} and _is_thin(picture[:1, None])[0]:
+        return "lines"
+    return "areas"
+
+
+def _smooth(maps: Tensor, size: Size) -> Tensor:
+    """Area where a side shrinks, cubic where it grows, in the maps' own range."""
+    low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
+    return _scaled(maps, size, cv2.INTER_CUBIC).clamp(low, high)
+
+
+def _linear(maps: Tensor, size: Size) -> Tensor:
+    """Area where a side shrinks, linear where it grows: no overshoot at the steps of a depth map."""
+    return _scaled(maps, size, cv2.INTER_LINEAR)
+
+
+def _scaled(maps: Tensor, size: Size, growing: int) -> Tensor:
+    rows, columns = maps.shape[-2:]
+    small = (min(rows, size[0]), min(columns, size[1]))
+    result = np.empty((*maps.shape[:2], *size), np.float32)
+    for planes, made in zip(maps.detach().cpu().float().numpy(), result, strict=True):
+        for channel, plane in enumerate(planes):
+            # One side may shrink while the other grows: OpenCV's area filter is only for shrinking.
+            if small != (rows, columns):
+                plane = cv2.resize(plane, small[::-1], interpolation=cv2.INTER_AREA)
+            made[channel] = cv2.resize(plane, size[::-1], interpolation=growing) if small != size else plane
+    return torch.from_numpy(result).to(maps.device)
+
+
+def _nearest(maps: Tensor, size: Size) -> Tensor:
+    return F.interpolate(maps.float(), size, mode="nearest-exact").to(maps.dtype)
+
+
+def _lines(maps: Tensor, size: Size) -> Tensor:
+    """Lines without gaps: each pixel that a line touches where a side shrinks, and one pixel wide again if
+    they were."""
+    thin = _is_thin(maps)
+    small = (min(maps.shape[-2], size[0]), min(maps.shape[-1], size[1]))
+    scaled = _nearest(F.adaptive_max_pool2d(maps, small), size)
+    for i in range(len(scaled)):
+        if thin[i]:
+            scaled[i] *= _skeleton(scaled[i].amax(0).cpu()).to(scaled)
+    return scaled
+
+
+def _is_thin(maps: Tensor) -> list[bool]:
+    """Whether hardly a pixel of a map of lines [B,C,H,W] has only lit ones around it."""
+    lit = maps.amax(1, keepdim=True) > 0.5
+    inner = -F.max_pool2d(-lit.float(), 3, 1, 1)
+    inside = inner[..., 1:-1, 1:-1].sum((1, 2, 3))
+    return (inside <= 0.01 * lit.sum((1, 2, 3))).tolist()
+
+
+def _skeleton(lines: Tensor) -> Tensor:
+    from skimage.morphology import skeletonize
+
+    return torch.from_numpy(skeletonize((lines > 0.5).numpy()))
+
+
+def _normals(maps: Tensor, size: Size) -> Tensor:
+    """Vectors n encoded as n / 2 + 1/2; no vector at all stays none."""
+    vectors = _linear(maps * 2 - 1, size)
+    length = vectors.norm(dim=1, keepdim=True)
+    return torch.where(length > 0.1, vectors / length.clamp(min=1e-6), vectors) / 2 + 0.5
+
+
+def _inpaint(maps: Tensor, size: Size) -> Tensor:
+    """Pictures whose marked places are -1: a pixel is marked if half of it is, and no mark mixes with a
+    colour."""
+    marked = (maps < -0.5).all(1, keepdim=True).float()
+    colours = _linear(maps * (1 - marked), size)
+    share = _linear(marked, size)
+    colours = (colours / (1 - share).clamp(min=1e-3)).clamp(0, 1)
+    return torch.where(share >= 0.5, -1.0, colours)
+
+
+_RESIZERS: dict[Kind, Callable[[Tensor, Size], Tensor]] = {
+    "lines": _lines,
+    "soft": _smooth,
+    "photo": _smooth,
+    "depth": _linear,
+    "normals": _normals,
+    "areas": _nearest,
+    "skeleton": _smooth,
+    "inpaint": _inpaint,
+}
+
+
+def _border(maps: Tensor, kind: Kind) -> Tensor:
+    """The colour [B,C] around maps [B,C,H,W]: the median of each channel along their edges; of areas the most
+    frequent colour, for a median might be that of no area; black around lines and skeletons."""
+    if kind in ("lines", "soft", "skeleton"):
+        return maps.new_zeros(maps.shape[:2])
+    edges = torch.cat([maps[..., 0, :], maps[..., -1, :], maps[..., 0], maps[..., -1]], -1)
+    if kind != "areas":
+        return edges.median(-1).values
+    colours = []
+    for edge in edges:
+        found, counts = edge.unique(dim=1, return_counts=True)
+        colours.append(found[:, counts.argmax()])
+    return torch.stack(colours)

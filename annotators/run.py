@@ -1,0 +1,288 @@
+"""Annotate pictures of any shape, size and number: what is the same for all annotators."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import fit
+from .errors import AnnotatorError, ParameterError
+from .fit import Mode, Size
+from .registry import Annotation, Annotator
+
+# Pixels that go through an annotator at once: about 16 pictures of 512 x 512 where a GPU is filled by it or
+# nothing is held for long, and fewer where a network holds many channels of them in the computer's memory.
+_PIXELS = 2**22
+_PIXELS_OF_A_NETWORK_ON_A_CPU = 2**20
+
+
+@dataclass
+class Hints:
+    """What B pictures became. image: [B,H,W,3] in 0..1, float32, on the CPU (an inpaint hint is -1 where it
+    is to be painted). depth, labels, mask [B,H,W], lines and keypoints: as in `Annotation`, at the image's
+    size, None where the annotator makes none."""
+
+    image: Tensor
+    depth: Tensor | None = None
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+    lines: list[Tensor] | None = None
+    keypoints: list[dict[str, Any]] | None = None
+
+
+def annotate(
+    annotator: Annotator,
+    images: Tensor,
+    values: Mapping[str, Any] | None = None,
+    *,
+    net: torch.nn.Module | None = None,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+    masks: Tensor | None = None,
+    size: Size | None = None,
+    resize: Mode = "crop",
+    resolution: int | None = None,
+    chunk: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Hints:
+    """Hints of pictures [B,H,W,C], float (C: 1 grey, 2 grey with opacity, 3 RGB, 4 RGB with opacity).
+
+    What is transparent is black, NaN is 0, and values are clamped to 0..1. Hints have the pictures' size, or
+    exactly `size` (height, width), into which `resize` fits them; pictures are then looked at pixel perfectly
+    (see `fit.pixel_perfect`), or in any case at a short side of `resolution`. Pictures never change their
+    shape for it: sides are padded to the annotator's multiple and cut back.
+
+    values: the annotator's parameters by name; what is missing is default. net: what `annotator.build` made,
+    in any dtype, on `device` (by default where its first parameter is). seed: picture i gets seed + i. masks:
+    [H,W], [1,H,W] or [B,H,W] for annotators that take them; by default what is transparent in the pictures.
+    chunk: pictures that go through at once, by default as many as likely fit; halved when memory runs out.
+    progress: called with (pictures done, all of them) before the first and after each chunk; it may raise.
+    Raises ParameterError and AnnotatorError.
+    """
+    checked = annotator.checked(values or {})
+    _check(annotator, images, net)
+    source = (images.shape[1], images.shape[2])
+    looked = _looked_at(source, size, resize, resolution)
+    placement = replace(fit.place(source, size or source, resize), source=looked)
+    device = torch.device(device) if device is not None else _device_of(net)
+    given: dict[str, Any] = {} if net is None else {"net": net}
+    masks = _masks(annotator, images, masks)
+
+    def made(start: int, stop: int) -> Annotation:
+        pictures = _prepared(images[start:stop], opaque=annotator.masked)
+        call = dict(given)
+        pictures = fit.resize(pictures, looked, "photo").to(device)
+        if annotator.seedable:
+            call["seeds"] = [seed + i for i in range(start, stop)]
+        if masks is not None:
+            part = masks[start:stop] if len(masks) > 1 else masks.expand(stop - start, -1, -1, -1)
+            call["masks"] = _padded(fit.resize(part, looked, "depth").to(device), annotator.multiple)
+        annotation = annotator.annotate(_padded(pictures, annotator.multiple), **call, **checked)
+        return _cut(annotation, looked)
+
+    parts: list[Annotation] = []
+    with torch.no_grad():
+        for part in _in_chunks(made, len(images), chunk or _chunk(annotator, looked, device), progress):
+            # The range of a sequence is known at its end only; anything else gets its size at once.
+            parts.append(part if annotator.finish else _placed(part, placement, annotator))
+        whole = _joined(parts)
+        if annotator.finish:
+            whole = _placed(annotator.finish(whole, **checked), placement, annotator)
+    return _hints(whole)
+
+
+def _check(annotator: Annotator, images: Tensor, net: torch.nn.Module | None) -> None:
+    if images.ndim != 4 or 0 in images.shape or images.shape[-1] > 4:
+        raise AnnotatorError(
+            f"the pictures have shape {tuple(images.shape)}; expected [pictures, height, width, channels] "
+            "with 1 to 4 channels and sides of at least one pixel. Connect an IMAGE."
+        )
+    if not images.is_floating_point():
+        raise AnnotatorError(
+            f"the pictures hold {images.dtype}; expected floating point from 0 to 1. Divide by the maximum."
+        )
+    if annotator.build is not None and net is None:
+        raise AnnotatorError(f"{annotator.id} needs its network; pass what its build() returned as net.")
+
+
+def _looked_at(source: Size, size: Size | None, mode: Mode, resolution: int | None) -> Size:
+    """The size at which an annotator looks at pictures of size `source`."""
+    if resolution is not None:
+        if resolution < 1:
+            raise ParameterError(f"resolution is {resolution}; expected at least 1 pixel for the short side.")
+        return fit.short_side(source, resolution)
+    return source if size is None else fit.pixel_perfect(source, size, mode)
+
+
+def _device_of(net: torch.nn.Module | None) -> torch.device:
+    first = None if net is None else next(net.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _chunk(annotator: Annotator, size: Size, device: torch.device) -> int:
+    if not annotator.batchable:
+        return 1
+    small = annotator.build is not None and device.type == "cpu"
+    return max(1, (_PIXELS_OF_A_NETWORK_ON_A_CPU if small else _PIXELS) // (size[0] * size[1]))
+
+
+def _prepared(images: Tensor, opaque: bool = False) -> Tensor:
+    """Pictures [B,3,H,W] in 0..1, float32, on the CPU, of images [B,H,W,C].
+
+    opaque: opacity is not applied.
+    """
+    pixels = torch.nan_to_num(images.detach().cpu().float(), nan=0.0).clamp(0.0, 1.0)
+    if pixels.shape[-1] in (2, 4):
+        colours, opacity = pixels[..., :-1], pixels[..., -1:]
+        pixels = colours if opaque else colours * opacity
+    return pixels.movedim(-1, 1).expand(-1, 3, -1, -1)
+
+
+def _masks(annotator: Annotator, images: Tensor, masks: Tensor | None) -> Tensor | None:
+    """Masks [M,1,H,W] in 0..1 at the pictures' size, M 1 or their number; None for annotators without."""
+    if not annotator.masked:
+        if masks is not None:
+            raise ParameterError(f"{annotator.id} takes no mask; leave it away.")
+        return None
+    if masks is None:
+        if images.shape[-1] in (2, 4):
+            opacity = torch.nan_to_num(images[..., -1].detach().cpu().float()).clamp(0.0, 1.0)
+            return 1.0 - opacity[:, None]
+        return torch.zeros(1, 1, *images.shape[1:3])
+    masks = masks[None] if masks.ndim == 2 else masks
+    if masks.ndim != 3 or len(masks) not in (1, len(images)):
+        raise ParameterError(
+            f"the masks have shape {tuple(masks.shape)}; expected [masks, height, width] with one mask, or "
+            f"one for each of {len(images)} pictures."
+        )
+    masks = torch.nan_to_num(masks.detach().cpu().float()).clamp(0.0, 1.0)[:, None]
+    return fit.fit(masks, (images.shape[1], images.shape[2]), "stretch", "depth")
+
+
+def _padded(maps: Tensor, multiple: int) -> Tensor:
+    """Maps whose last row and column are repeated until the sides are multiples of `multiple`."""
+    down, right = (-side % multiple for side in maps.shape[-2:])
+    return F.pad(maps, (0, right, 0, down), mode="replicate") if down or right else maps
+
+
+def _cut(annotation: Annotation, size: Size) -> Annotation:
+    """An annotation without what padding added: maps on the CPU."""
+    height, width = size
+    maps = {
+        name: None if value is None else value[..., :height, :width].cpu()
+        for name in ("picture", "depth", "labels", "mask")
+        for value in [getattr(annotation, name)]
+    }
+    return replace(annotation, **maps)
+
+
+def _placed(annotation: Annotation, placement: fit.Placement, annotator: Annotator) -> Annotation:
+    """An annotation at the size of the placement's canvas."""
+
+    def placed(maps: Tensor | None, kind: fit.Kind) -> Tensor | None:
+        if maps is None:
+            return None
+        if maps.ndim == 3:
+            return fit.laid(fit.resize(maps[:, None], placement.scaled, kind), placement, kind)[:, 0]
+        return fit.laid(fit.resize(maps, placement.scaled, kind), placement, kind)
+
+    picture = placed(annotation.picture, annotator.kind)
+    return Annotation(
+        picture,
+        placed(annotation.depth, "depth"),
+        placed(annotation.labels, "areas"),
+        placed(annotation.mask, "depth"),
+        annotation.lines
+        and [placement.points(one.reshape(-1, 2, 2)).reshape(-1, 4) for one in annotation.lines],
+        annotation.keypoints and [_placed_frame(frame, placement) for frame in annotation.keypoints],
+    )
+
+
+def _placed_frame(frame: dict[str, Any], placement: fit.Placement) -> dict[str, Any]:
+    """A frame of OpenPose keypoints on the placement's canvas: flat lists of x, y and score, all 0 where a
+    point was not found."""
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, list) or not value or isinstance(value[0], dict):
+            return value
+        triples = torch.tensor(value, dtype=torch.float64).reshape(-1, 3)
+        points = placement.points(triples[:, :2])
+        found = triples[:, 2:] > 0
+        return torch.where(found, torch.cat([points, triples[:, 2:]], 1), 0.0).flatten().tolist()
+
+    people = [
+        {key: moved(value) if key.endswith("keypoints_2d") else value for key, value in person.items()}
+        for person in frame.get("people", [])
+    ]
+    height, width = placement.size
+    return {**frame, "people": people, "canvas_width": width, "canvas_height": height}
+
+
+def _in_chunks(
+    made: Callable[[int, int], Annotation],
+    count: int,
+    chunk: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Annotation]:
+    """Annotations of pictures start to stop, for all of them in chunks; half as large, and for good, where
+    one was too large for the memory."""
+    done = 0
+    if progress:
+        progress(done, count)
+    while done < count:
+        stop = min(done + chunk, count)
+        try:
+            part = made(done, stop)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error) or stop - done == 1:
+                raise
+            part = None
+        if part is None:
+            # Only here, where the exception and the tensors of its frames are gone.
+            chunk = (stop - done) // 2
+            _empty_caches()
+            continue
+        yield part
+        done = stop
+        if progress:
+            progress(done, count)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return any(words in str(error).lower() for words in ("out of memory", "can't allocate memory"))
+
+
+def _empty_caches() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _joined(parts: Sequence[Annotation]) -> Annotation:
+    if len(parts) == 1:
+        return parts[0]
+
+    def maps(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    def listed(name: str) -> list[Any] | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else [one for value in values for one in value]
+
+    return Annotation(
+        maps("picture"), maps("depth"), maps("labels"), maps("mask"), listed("lines"), listed("keypoints")
+    )
+
+
+def _hints(annotation: Annotation) -> Hints:
+    if annotation.picture is None:
+        raise AnnotatorError("the annotator made no picture")
+    image = annotation.picture.float().movedim(1, -1).contiguous()
+    return Hints(
+        image, annotation.depth, annotation.labels, annotation.mask, annotation.lines, annotation.keypoints
+    )

@@ -1,0 +1,1 @@
+"""Training of ControlNets: data, caches, steps, and a loop that resumes exactly."""

@@ -1,0 +1,336 @@
+"""Training data: pairs of picture and hint with a caption, found in a folder or given as batches."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import DataError
+from .pictures import SUFFIXES, picture_size, read_picture
+
+LAYOUTS = """\
+One folder holds the data, in one of these layouts:
+
+  images/NAME.png  hints/NAME.png  captions/NAME.txt
+      Paired by NAME, whatever the suffixes, subfolders included. Captions may also lie beside the images.
+  NAME.png  NAME_hint.png  NAME.txt
+      All in one folder.
+  metadata.jsonl
+      One JSON object a line: file_name, conditioning_image, text (paths from the folder).
+  prompt.json
+      One JSON object a line: source (the hint), target (the picture), prompt.
+
+Captions are UTF-8. Without any hints, an annotator can make them: beforehand, in the shell, by
+`python -m annotators run`, or in the graph, by the Training Data node.
+"""
+
+# The first of each is what the documentation says; the others are found too.
+_FOLDERS = {
+    "image": ("images", "image", "targets", "target"),
+    "hint": (
+        "hints",
+        "hint",
+        "conditioning_images",
+        "conditioning_image",
+        "conditioning",
+        "source",
+    ),
+    "caption": ("captions", "caption", "text", "texts", "prompts"),
+}
+_HINT_ENDINGS = ("_hint", ".hint", "_cond", "_control", "_conditioning")
+_CAPTION_SUFFIXES = (".txt", ".caption")
+_COLUMNS = {
+    "image": ("file_name", "image", "target"),
+    "hint": (
+        *("conditioning_image", "conditioning_image_file_name", "hint", "hint_file_name"),
+        *("conditioning_file_name", "source"),
+    ),
+    "caption": ("text", "caption", "prompt"),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one file, pair or caption: where, what, and the mend in `message`.
+
+    kind: orphan, unreadable, encoding, caption, size, aspect, duplicate or layout. fatal: the pair cannot be
+    trained on.
+    """
+
+    kind: str
+    where: str
+    message: str
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A picture, its hint (None: an annotator makes it), its caption. Pictures are files or uint8 [H,W,3]."""
+
+    name: str
+    image: Path | np.ndarray
+    hint: Path | np.ndarray | None
+    caption: str
+
+    def picture(self) -> np.ndarray:
+        """Pixels, uint8 [H,W,3]. Raises DataError naming the file."""
+        return read_picture(self.image) if isinstance(self.image, Path) else self.image
+
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the picture, without decoding it. Raises DataError naming the file."""
+        if isinstance(self.image, Path):
+            return picture_size(self.image)
+        return self.image.shape[1], self.image.shape[0]
+
+    def control(self) -> np.ndarray | None:
+        """The hint's pixels, uint8 [H,W,3]. Raises DataError naming the file."""
+        return read_picture(self.hint) if isinstance(self.hint, Path) else self.hint
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Pairs sorted by name, and what was found wrong while they were listed."""
+
+    pairs: tuple[Pair, ...]
+    problems: tuple[Problem, ...] = ()
+    source: str = "the batch"
+
+    @property
+    def has_hints(self) -> bool:
+        return all(pair.hint is not None for pair in self.pairs)
+
+
+def read_folder(folder: str | Path) -> Dataset:
+    """The pairs of a folder in one of `LAYOUTS`; pictures are not opened yet.
+
+    Raises DataError if it is no folder, or holds no pictures at all. Whatever is wrong with single files is
+    listed in `problems`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {what}; expected a folder of training data.\n\n{LAYOUTS}")
+    try:
+        if (folder / "metadata.jsonl").is_file():
+            dataset = _from_lines(folder, folder / "metadata.jsonl")
+        elif (folder / "prompt.json").is_file():
+            dataset = _from_lines(folder, folder / "prompt.json")
+        else:
+            dataset = _from_names(folder)
+    except PermissionError as error:
+        raise DataError(f"{error.filename} cannot be opened: {error.strerror}. Check permissions.") from error
+    if not dataset.pairs and not dataset.problems:
+        raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).\n\n{LAYOUTS}")
+    return dataset
+
+
+def from_batch(images: Tensor, hints: Tensor | None = None, captions: Sequence[str] = ("",)) -> Dataset:
+    """Pairs of pictures [B,H,W,C] and hints [B,H,W,C] in 0..1, and one caption for each, or one for all.
+
+    Raises DataError if their numbers differ.
+    """
+    count = len(images)
+    for what, found in (("hints", count if hints is None else len(hints)), ("captions", len(captions))):
+        if found != count and not (what == "captions" and found == 1):
+            raise DataError(
+                f"{count} pictures and {found} {what} are given; expected as many {what} as pictures."
+            )
+    captions = list(captions) * count if len(captions) == 1 else captions
+    return Dataset(
+        tuple(
+            Pair(f"{i:05}", _pixels(images[i]), None if hints is None else _pixels(hints[i]), captions[i])
+            for i in range(count)
+        )
+    )
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    pixels = (image.detach().cpu().float().nan_to_num().clamp(0, 1) * 255).round().byte().numpy()
+    if pixels.shape[-1] == 4:
+        pixels = np.rint(pixels[..., :3] * (pixels[..., 3:] / 255.0)).astype(np.uint8)
+    return np.repeat(pixels, 3, 2) if pixels.shape[-1] == 1 else np.ascontiguousarray(pixels)
+
+
+def read_caption(path: Path) -> str:
+    """The text of a caption file, its white space made single. Raises DataError unless it is UTF-8."""
+    return " ".join(_decoded(path).split())
+
+
+def _decoded(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Check the file.") from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        guess = "UTF-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "WINDOWS-1252"
+        raise DataError(
+            f"{path} is not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start}); it looks like "
+            f"{guess}. Save it as UTF-8: iconv -f {guess} -t UTF-8 {path.name} > mended"
+        ) from error
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in found if not path.name.startswith(".") and path.is_file())
+
+
+def _stem(path: Path, folder: Path) -> str:
+    """The name that pairs files: the path from the folder without its suffix."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+class _ByStem:
+    """Files of one kind by the name that pairs them; a second file of a name is a problem."""
+
+    def __init__(self, problems: list[Problem]):
+        self.paths: dict[str, Path] = {}
+        self.problems = problems
+
+    def add(self, stem: str, path: Path) -> None:
+        if stem in self.paths:
+            message = (
+                f"has the same name as {self.paths[stem].name}; remove one, or give it a name of its own."
+            )
+            self.problems.append(Problem("duplicate", str(path), message))
+        else:
+            self.paths[stem] = path
+
+
+def _from_names(folder: Path) -> Dataset:
+    problems: list[Problem] = []
+    images, hints, captions = _ByStem(problems), _ByStem(problems), _ByStem(problems)
+    inside = {
+        kind: next((folder / name for name in names if (folder / name).is_dir()), None)
+        for kind, names in _FOLDERS.items()
+    }
+    pictures, apart = inside["image"] or folder, inside["hint"]
+    for path in _pictures_in(pictures):
+        if inside["image"] is None and any(f is not None and f in path.parents for f in inside.values()):
+            continue
+        stem = _stem(path, pictures)
+        ending = next((e for e in _HINT_ENDINGS if stem.lower().endswith(e)), None)
+        if apart is None and ending is not None:
+            hints.add(stem[: -len(ending)], path)
+        else:
+            images.add(stem, path)
+    if apart is not None:
+        for path in _pictures_in(apart):
+            hints.add(_stem(path, apart), path)
+    # Captions of the same names lie in their own folder, or beside the images.
+    texts = inside["caption"] or pictures
+    for path in sorted(p for p in texts.rglob("*") if p.suffix.lower() in _CAPTION_SUFFIXES and p.is_file()):
+        captions.add(_stem(path, texts), path)
+    return _paired(str(folder), images.paths, hints.paths, captions.paths, problems)
+
+
+def _paired(
+    source: str,
+    images: dict[str, Path],
+    hints: dict[str, Path],
+    captions: dict[str, Path],
+    problems: list[Problem],
+) -> Dataset:
+    """The complete pairs; what has no partner becomes a problem. Hints or captions may be missing of all."""
+
+    def orphan(path: Path, what: str) -> None:
+        problems.append(
+            Problem("orphan", str(path), f"has no {what} of the same name; add it or remove this.")
+        )
+
+    pairs = []
+    for stem, image in images.items():
+        hint, text = hints.get(stem), captions.get(stem)
+        if hints and hint is None:
+            orphan(image, "hint")
+        if captions and text is None:
+            orphan(image, "caption")
+        caption: str | None = ""
+        if text is not None:
+            try:
+                caption = read_caption(text)
+            except DataError as error:
+                problems.append(Problem("encoding", str(text), str(error)))
+                caption = None
+        if caption is not None and (hint or not hints) and (text or not captions):
+            pairs.append(Pair(stem, image, hint, caption))
+    for stem in hints.keys() - images.keys():
+        orphan(hints[stem], "picture")
+    # A README.txt may lie around; in a folder of captions, or beside captions, nothing else should.
+    for stem in captions.keys() - images.keys():
+        orphan(captions[stem], "picture")
+    pairs.sort(key=lambda pair: pair.name)
+    problems.sort(key=lambda problem: problem.where)
+    return Dataset(tuple(pairs), tuple(problems), source)
+
+
+def _from_lines(folder: Path, listing: Path) -> Dataset:
+    """Pairs of a file with one JSON object a line; a JSON list of such objects serves too."""
+    problems: list[Problem] = []
+    pairs: dict[str, Pair] = {}
+    for number, row in _rows(listing, problems):
+        where = f"{listing.name} line {number}"
+        try:
+            pair = _pair_of(folder, row)
+        except DataError as error:
+            problems.append(Problem("layout", where, str(error)))
+            continue
+        missing = [p for p in (pair.image, pair.hint) if isinstance(p, Path) and not p.is_file()]
+        for path in missing:
+            problems.append(
+                Problem("orphan", where, f"names {path}, which does not exist; add it or remove the line.")
+            )
+        if pair.name in pairs:
+            problems.append(Problem("duplicate", where, f"names {pair.name} a second time; remove one line."))
+        elif not missing:
+            pairs[pair.name] = pair
+    with_hint = [pair for pair in pairs.values() if pair.hint is not None]
+    if with_hint and len(with_hint) < len(pairs):
+        for pair in pairs.values():
+            if pair.hint is None:
+                problems.append(Problem("orphan", pair.name, f"has no hint in {listing.name}, others have."))
+    kept = sorted(with_hint or pairs.values(), key=lambda pair: pair.name)
+    return Dataset(tuple(kept), tuple(problems), str(folder))
+
+
+def _rows(listing: Path, problems: list[Problem]) -> Iterable[tuple[int, Any]]:
+    text = _decoded(listing)
+    if text.lstrip().startswith("["):
+        try:
+            yield from enumerate(json.loads(text), 1)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{listing} is not valid JSON: {error}. Mend the file.") from error
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                message = f"is not valid JSON ({error}); mend or remove the line."
+                problems.append(Problem("layout", f"{listing.name} line {number}", message))
+
+
+def _pair_of(folder: Path, row: Any) -> Pair:
+    if not isinstance(row, dict):
+        raise DataError(f"is {type(row).__name__}, expected a JSON object.")
+    # In prompt.json the picture is "target"; "source" is the hint in both files.
+    values = {kind: next((row[c] for c in names if row.get(c)), None) for kind, names in _COLUMNS.items()}
+    image, hint, caption = values["image"], values["hint"], values["caption"]
+    if not isinstance(image, str):
+        raise DataError(f"names no picture; expected one of {', '.join(_COLUMNS['image'])}.")
+    if not isinstance(hint, str | None) or not isinstance(caption, str | None):
+        raise DataError("hint and caption must be texts.")
+    return Pair(
+        Path(image).with_suffix("").as_posix(),
+        folder / image,
+        None if hint is None else folder / hint,
+        " ".join((caption or "").split()),
+    )

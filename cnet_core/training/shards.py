@@ -1,0 +1,118 @@
+"""Tensors on disk by content: safetensors shards, each written whole or not at all, and checked when read."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..errors import DataError
+
+_CHECKSUM = "cnet.sha256"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that at every moment the old one or the new one is there, never a part.
+
+    Raises DataError for a full disk, a missing permission and the like; the old file is then as it was.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise DataError(
+            f"{path} cannot be written: {error.strerror or error}. What was written before is whole; free "
+            "space or mend the permissions, and run it again: it goes on from there."
+        ) from error
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Shards:
+    """The shards of one kind in a folder: `add` writes one more, `get` reads from any.
+
+    Each holds entries, and an entry one or several tensors, named "KEY.PART". Which entries are there is read
+    from the shards themselves, so no index can fall out of step. Damaged shards are left out, and listed in
+    `damaged`.
+    """
+
+    def __init__(self, folder: Path, kind: str, verify: bool = False):
+        self.folder, self.kind = folder, kind
+        self.damaged: dict[Path, str] = {}
+        # Shards by the full names of their tensors.
+        self._where: dict[str, Path] = {}
+        self._keys: set[str] = set()
+        self._open: dict[Path, safe_open] = {}
+        for path in sorted(folder.glob(f"{kind}-*.safetensors")):
+            try:
+                self._note(path, self._names(path, verify))
+            except (SafetensorError, OSError, ValueError) as error:
+                self.damaged[path] = str(error) or type(error).__name__
+
+    def _names(self, path: Path, verify: bool) -> list[str]:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+            if verify and (file.metadata() or {}).get(_CHECKSUM) != checksum(
+                {name: file.get_tensor(name) for name in names}
+            ):
+                raise ValueError("its content does not match its checksum")
+        return names
+
+    def _note(self, path: Path, names: Iterable[str]) -> None:
+        self._open.pop(path, None)
+        for name in names:
+            self._where[name] = path
+            self._keys.add(name.rpartition(".")[0])
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def add(self, entries: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Write entries as one shard, named by their keys. Raises DataError if it cannot be written."""
+        tensors = {
+            f"{key}.{part}": tensor.detach().cpu().contiguous()
+            for key, parts in entries.items()
+            for part, tensor in parts.items()
+        }
+        name = hashlib.sha256("\n".join(sorted(entries)).encode()).hexdigest()[:16]
+        path = self.folder / f"{self.kind}-{name}.safetensors"
+        write_whole(path, save(tensors, {_CHECKSUM: checksum(tensors)}))
+        self._note(path, tensors)
+
+    def get(self, key: str, part: str) -> Tensor | None:
+        """One part of an entry, None where the entry has no such part.
+
+        Raises DataError if the entry is missing or its shard cannot be read.
+        """
+        if key not in self._keys:
+            raise DataError(f"{self.folder} lacks an entry of its {self.kind}; cache the data again.")
+        name = f"{key}.{part}"
+        path = self._where.get(name)
+        if path is None:
+            return None
+        try:
+            if path not in self._open:
+                self._open[path] = safe_open(path, "pt")
+            return self._open[path].get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{path} is damaged: {error}. Cache the data again, which mends it.") from error

@@ -1,0 +1,71 @@
+"""The networks of annotators in the host's keeping, their downloads, and the progress of a run."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+
+import comfy.model_management
+import comfy.utils
+import torch
+
+from ...annotators import weights
+from ...annotators.registry import Annotator, WeightFile
+from .folders import annotator_folders
+from .models import Resident
+
+# How annotators may compute.
+ANNOTATOR_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+# So many networks stay in memory, those used last; the host moves them between devices meanwhile.
+_KEPT = 4
+_networks: OrderedDict[tuple, Resident[torch.nn.Module]] = OrderedDict()
+
+
+def annotator_network(annotator: Annotator, dtype: str = "fp32") -> Resident[torch.nn.Module] | None:
+    """An annotator's network, of this dtype (a key of ANNOTATOR_DTYPES); None if it has none.
+
+    It is kept for the next time, and read anew when its files changed. Raises WeightsError.
+    """
+    if annotator.build is None:
+        return None
+    device = comfy.model_management.get_torch_device()
+    paths = weights.locate(annotator, annotator_folders())
+    files = tuple((str(path), os.stat(path).st_mtime_ns, os.stat(path).st_size) for path in paths.values())
+    key = (annotator.id, files, dtype, device)
+    if key not in _networks:
+        net = weights.build(annotator, annotator_folders())
+        assert net is not None
+        offload = comfy.model_management.unet_offload_device()
+        _networks[key] = Resident(net.to(ANNOTATOR_DTYPES[dtype]), device, offload)
+    _networks.move_to_end(key)
+    while len(_networks) > _KEPT:
+        _networks.popitem(last=False)
+    return _networks[key]
+
+
+def fetch_annotator(annotator: Annotator) -> None:
+    """Download the weights of an annotator that are nowhere yet, with the host's progress bar.
+
+    The user can cancel it. Raises WeightsError.
+    """
+    if all(weights.find(weight, annotator_folders()) for weight in annotator.weights):
+        return
+    bars: dict[WeightFile, Callable[[int, int], None]] = {}
+
+    def report(weight: WeightFile, came: int, expected: int) -> None:
+        bars.setdefault(weight, annotation_progress())(came, expected or came)
+
+    weights.fetch(annotator, annotator_folders()[0], report)
+
+
+def annotation_progress() -> Callable[[int, int], None]:
+    """A progress bar, called with what is done and the whole. Ends the run if the user cancelled."""
+    bar: comfy.utils.ProgressBar | None = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal bar
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar = bar or comfy.utils.ProgressBar(total)
+        bar.update_absolute(done, total)
+
+    return report

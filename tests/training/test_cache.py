@@ -1,0 +1,232 @@
+"""Caches: keyed by content, reused, resumable, and whole at every moment."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cnet_core.errors import DataError
+from cnet_core.training import cache as caching
+from cnet_core.training import shards as sharding
+from cnet_core.training.cache import Cache, HintMaker, Preparation, build
+from cnet_core.training.data import Dataset, from_batch, read_folder
+from cnet_core.training.encoders import MiniEncoders
+from cnet_core.training.order import batches_of_epoch, mixed
+
+REPO = Path(__file__).parents[2]
+SMALL = Preparation(64, 64)
+
+
+class Counting:
+    """Encoders that count their calls; the latent is the picture's mean colour."""
+
+    latent_id, text_id = "latents-1", "texts-1"
+    latent_scale: float | None = 0.5
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.stop_after: int | None = None
+
+    def latent(self, image):
+        if self.stop_after is not None and self.seen.count("latent") == self.stop_after:
+            raise KeyboardInterrupt
+        self.seen.append("latent")
+        mean = image.movedim(-1, 0).reshape(3, 8, 8, 8, 8).mean((2, 4))
+        return mean, torch.full_like(mean, 0.25)
+
+    def text(self, caption):
+        self.seen.append(caption)
+        return torch.full((4, 2), float(len(caption))), torch.full((3,), 1.0)
+
+
+@pytest.fixture
+def encoders() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    generator = torch.Generator().manual_seed(1)
+    images, hints = torch.rand(2, 5, 64, 64, 3, generator=generator)
+    return from_batch(images, hints, [f"caption {i}" for i in range(5)])
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_cache_gives_back_what_was_encoded(dataset, encoders, tmp_path):
+    cache = build(dataset, encoders, tmp_path, SMALL)
+    assert [e.name for e in cache.manifest.examples] == [pair.name for pair in dataset.pairs]
+    for pair, example in zip(dataset.pairs, cache.manifest.examples, strict=True):
+        mean, std = cache.latent(example)
+        assert torch.equal(mean, Counting().latent(torch.from_numpy(pair.picture()).float() / 255)[0])
+        assert std is not None and (std == 0.25).all()
+        assert np.array_equal(cache.hint(example).numpy(), pair.control())
+        context, pooled = cache.text(example.text)
+        assert (context == len(pair.caption)).all() and pooled.shape == (3,)
+    assert not cache.text(cache.manifest.empty)[0].any()
+
+
+def test_a_second_run_encodes_nothing_and_changes_no_byte(dataset, encoders, tmp_path):
+    build(dataset, encoders, tmp_path, SMALL)
+    before = files(tmp_path)
+    encoders.seen.clear()
+    build(dataset, encoders, tmp_path, SMALL)
+    assert encoders.seen == [] and files(tmp_path) == before
+
+
+def test_the_same_data_gives_the_same_files(dataset, tmp_path):
+    for name in ("one", "two"):
+        build(dataset, Counting(), tmp_path / name, SMALL)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_a_changed_caption_costs_one_text(dataset, encoders, tmp_path):
+    first = build(dataset, encoders, tmp_path, SMALL)
+    encoders.seen.clear()
+    images = torch.from_numpy(np.stack([pair.picture() for pair in dataset.pairs])).float() / 255
+    hints = torch.from_numpy(np.stack([pair.control() for pair in dataset.pairs])).float() / 255
+    captions = [pair.caption for pair in dataset.pairs]
+    changed = from_batch(images, hints, [*captions[:4], "another"])
+    second = build(changed, encoders, tmp_path, SMALL)
+    assert encoders.seen == ["another"]
+    assert second.manifest.data_hash != first.manifest.data_hash
+
+
+def test_another_encoder_or_size_is_another_entry(dataset, encoders, tmp_path):
+    build(dataset, encoders, tmp_path, SMALL)
+    encoders.seen.clear()
+    encoders.latent_id = "latents-2"
+    build(dataset, encoders, tmp_path, SMALL)
+    assert encoders.seen == ["latent"] * 5
+
+
+def test_an_interrupted_caching_goes_on(dataset, encoders, tmp_path):
+    encoders.stop_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        build(dataset, encoders, tmp_path, SMALL)
+    with pytest.raises(DataError, match="no finished cache"):
+        Cache(tmp_path)
+    again = Counting()
+    cache = build(dataset, again, tmp_path, SMALL)
+    assert again.seen == ["latent"] * 2 and len(cache) == 5
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "empty"])
+def test_a_damaged_shard_is_named_and_made_anew(dataset, encoders, tmp_path, harm):
+    build(dataset, encoders, tmp_path, SMALL)
+    whole = files(tmp_path)
+    (shard,) = tmp_path.glob("latents-*")
+    raw = bytearray(shard.read_bytes())
+    raw[-5] ^= 1
+    shard.write_bytes({"cut": bytes(raw[:-40]), "flipped": bytes(raw), "empty": b""}[harm])
+    if harm != "flipped":
+        with pytest.raises(DataError, match=rf"lacks 5 of its entries .*{shard.name}"):
+            Cache(tmp_path)
+    said: list[str] = []
+    encoders.seen.clear()
+    build(dataset, encoders, tmp_path, SMALL, say=said.append)
+    assert len(said) == 1 and shard.name in said[0]
+    assert encoders.seen == ["latent"] * 5 and files(tmp_path) == whole
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_full_disk_loses_nothing_that_is_written(dataset, encoders, tmp_path, monkeypatch, number):
+    monkeypatch.setattr(caching, "_PER_SHARD", 2)
+    real, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 5:
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(sharding.os, "fsync", full)
+    with pytest.raises(DataError, match=f"cannot be written: {os.strerror(number)}"):
+        build(dataset, encoders, tmp_path, SMALL)
+    assert not list(tmp_path.glob(".*"))
+    kept = files(tmp_path)
+    assert len(kept) == 5
+    monkeypatch.setattr(sharding.os, "fsync", real)
+    encoders.seen.clear()
+    build(dataset, encoders, tmp_path, SMALL)
+    assert 0 < len(encoders.seen) < 5
+    assert kept.items() <= files(tmp_path).items()
+
+
+def test_a_folder_that_cannot_be_written_is_named(dataset, encoders, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"file.*cannot be written"):
+        build(dataset, encoders, tmp_path / "file", SMALL)
+
+
+def test_a_damaged_manifest_is_named(dataset, encoders, tmp_path):
+    build(dataset, encoders, tmp_path, SMALL)
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(DataError, match=r"dataset\.json is damaged"):
+        Cache(tmp_path)
+
+
+def test_an_annotator_makes_hints_that_fit_the_cropped_picture(encoders, tmp_path):
+    images = torch.rand(1, 64, 100, 3, generator=torch.Generator().manual_seed(2))
+    maker = HintMaker("inverted", lambda pictures: 1 - pictures)
+    cache = build(from_batch(images), encoders, tmp_path, Preparation(64, 64, "photo", mirror=True), maker)
+    plain, turned = cache.manifest.examples
+    assert cache.manifest.annotator == "inverted" and turned.name == "00000 (mirrored)"
+    assert plain.latent != turned.latent and plain.text == turned.text
+    assert torch.equal(cache.hint(plain).flip(1), cache.hint(turned))
+    assert cache.hint(plain).shape == (plain.height, plain.width, 3)
+    assert (plain.original, plain.crop) == ((100, 64), (18, 0))
+
+
+def test_mirroring_must_know_what_the_hints_show():
+    with pytest.raises(DataError, match="mirroring must know"):
+        Preparation(mirror=True)
+    with pytest.raises(DataError, match="choose one of lines"):
+        Preparation(hint_kind="edges")  # type: ignore[arg-type]
+
+
+def test_the_mini_encoders_encode_as_the_mini_networks_do(tmp_path):
+    encoders = MiniEncoders(REPO / "demo" / "weights")
+    for kind in ("images", "hints"):
+        (tmp_path / kind).mkdir()
+        Image.open(REPO / "workflows" / "inputs" / "scene.png").save(tmp_path / kind / "a.png")
+    with torch.inference_mode():
+        mean, std = encoders.latent(torch.rand(128, 128, 3))
+        context, pooled = encoders.text("a red dancer")
+    assert mean.shape == (4, 16, 16) and std is None and pooled is None
+    assert context.shape == (20, 64) and encoders.latent_scale is not None
+    assert len(build(read_folder(tmp_path), encoders, tmp_path / "cache", Preparation(128, 64))) == 1
+
+
+@given(
+    st.lists(st.sampled_from("abc"), min_size=1, max_size=40),
+    st.integers(1, 7),
+    st.integers(0, 2**63),
+    st.integers(0, 5),
+)
+def test_an_epoch_shows_everything_in_batches_of_one_bucket(buckets, batch, seed, epoch):
+    made = batches_of_epoch(buckets, batch, seed, epoch)
+    assert made == batches_of_epoch(buckets, batch, seed, epoch)
+    assert {i for indices in made for i in indices} == set(range(len(buckets)))
+    for indices in made:
+        assert len(indices) == batch and len({buckets[i] for i in indices}) == 1
+    full = sum(len(set(indices)) == batch for indices in made)
+    assert full >= sum(buckets.count(bucket) // batch for bucket in set(buckets))
+
+
+def test_epochs_and_seeds_differ_in_order():
+    orders = [batches_of_epoch("a" * 20, 4, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert len({str(order) for order in orders}) == 4
+
+
+def test_mixed_seeds_depend_on_every_number_and_their_order():
+    assert len({mixed(1, 2), mixed(2, 1), mixed(1, 2, 0), mixed(1), mixed(1, 3)}) == 5
+    assert 0 <= mixed(2**63, 5) < 2**63

@@ -1,0 +1,316 @@
+"""Finding pairs, and naming everything that is wrong with them before anything is computed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from cnet_core.errors import DataError
+from cnet_core.training.buckets import LONGEST, bucket_of, buckets
+from cnet_core.training.data import from_batch, read_folder
+from cnet_core.training.pictures import (
+    fitted,
+    mirrored,
+    mirrored_hint,
+    picture_size,
+    read_picture,
+    window,
+)
+from cnet_core.training.validate import contact_sheet, spread_over, validate
+
+
+def picture(path: Path, size: tuple[int, int] = (64, 64), seed: int = 0) -> Path:
+    """A PNG or JPEG of noise, so that no two are alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def caption(path: Path, text: str = "a picture") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three sound pairs: images, hints and captions."""
+    for i in range(3):
+        picture(tmp_path / "images" / f"{i}.png", seed=i)
+        picture(tmp_path / "hints" / f"{i}.png", seed=10 + i)
+        caption(tmp_path / "captions" / f"{i}.txt", f"number {i}")
+    return tmp_path
+
+
+def names(folder: Path) -> list[tuple[str, str, str]]:
+    """(image, hint, caption) of each pair, files by their names."""
+    pairs = read_folder(folder).pairs
+    return [(Path(p.image).name, Path(p.hint).name if p.hint else "", p.caption) for p in pairs]
+
+
+def problems(folder: Path, **settings) -> dict[str, list[str]]:
+    """Messages of validation by kind."""
+    _, report = validate(read_folder(folder), 64, 64, **settings)
+    found: dict[str, list[str]] = {}
+    for problem in report.problems:
+        found.setdefault(problem.kind, []).append(str(problem))
+    return found
+
+
+def test_subfolders_are_paired_by_name_whatever_the_suffixes_and_the_order(tmp_path):
+    for name in ("b", "a", "deep/c"):
+        picture(tmp_path / "images" / f"{name}.jpg")
+        picture(tmp_path / "hints" / f"{name}.png")
+        caption(tmp_path / "captions" / f"{name}.txt", f"text {name}")
+    expected = [("a.jpg", "a.png", "text a"), ("b.jpg", "b.png", "text b"), ("c.jpg", "c.png", "text deep/c")]
+    assert names(tmp_path) == expected
+    assert problems(tmp_path) == {}
+
+
+def test_captions_may_lie_beside_the_images(tmp_path):
+    picture(tmp_path / "image" / "a.png")
+    picture(tmp_path / "conditioning" / "a.png")
+    caption(tmp_path / "image" / "a.txt", "beside")
+    assert names(tmp_path) == [("a.png", "a.png", "beside")]
+
+
+def test_one_folder_of_files_with_endings(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png")
+        picture(tmp_path / f"{name}_hint.png")
+        caption(tmp_path / f"{name}.txt", name)
+    assert names(tmp_path) == [("a.png", "a_hint.png", "a"), ("b.png", "b_hint.png", "b")]
+
+
+def test_imagefolder_columns(tmp_path):
+    picture(tmp_path / "i" / "a.png")
+    picture(tmp_path / "h" / "a.png")
+    line = {"file_name": "i/a.png", "conditioning_image": "h/a.png", "text": "ä text"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line) + "\n", "utf-8")
+    assert names(tmp_path) == [("a.png", "a.png", "ä text")]
+    assert problems(tmp_path) == {}
+
+
+def test_prompt_json_of_the_original_release(tmp_path):
+    picture(tmp_path / "source" / "0.png", seed=1)
+    picture(tmp_path / "target" / "0.png", seed=2)
+    line = {"source": "source/0.png", "target": "target/0.png", "prompt": "circle"}
+    (tmp_path / "prompt.json").write_text(json.dumps(line) + "\n", "utf-8")
+    (pair,) = read_folder(tmp_path).pairs
+    assert (pair.image, pair.hint) == (tmp_path / "target" / "0.png", tmp_path / "source" / "0.png")
+    assert pair.caption == "circle"
+
+
+def test_a_listing_names_its_bad_lines(tmp_path):
+    picture(tmp_path / "a.png")
+    lines = [
+        json.dumps({"file_name": "a.png", "text": "fine"}),
+        "{broken",
+        json.dumps({"text": "no picture"}),
+        json.dumps({"file_name": "gone.png", "text": "gone"}),
+        json.dumps({"file_name": "a.png", "text": "again"}),
+        "[]",
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    found = problems(tmp_path, hints_made=True)
+    assert [message.split(":")[0] for message in found["layout"]] == [
+        f"metadata.jsonl line {n}" for n in (2, 3, 6)
+    ]
+    assert "gone.png" in found["orphan"][0]
+    assert "second time" in found["duplicate"][0]
+
+
+def test_an_empty_folder_teaches_the_layouts(tmp_path):
+    with pytest.raises(DataError, match=r"holds no pictures[\s\S]*images/NAME\.png[\s\S]*prompt\.json"):
+        read_folder(tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        read_folder(tmp_path / "nowhere")
+
+
+def test_every_orphan_is_named(folder):
+    (folder / "hints" / "1.png").unlink()
+    (folder / "captions" / "2.txt").unlink()
+    picture(folder / "hints" / "alone.png")
+    caption(folder / "captions" / "words.txt")
+    found = problems(folder)["orphan"]
+    assert len(found) == 4
+    for name, lack in (("1.png", "hint"), ("2.png", "caption"), ("alone", "picture"), ("words", "picture")):
+        assert any(name in message and f"no {lack}" in message for message in found)
+    assert [name for name, _, _ in names(folder)] == ["0.png"]
+
+
+def test_two_files_of_one_name_are_named(folder):
+    picture(folder / "images" / "1.jpg")
+    assert "1.png" in problems(folder)["duplicate"][0]
+
+
+def test_a_corrupt_picture_in_the_middle_is_named_and_the_others_stay(folder):
+    whole = (folder / "hints" / "1.png").read_bytes()
+    (folder / "hints" / "1.png").write_bytes(whole[: len(whole) // 2])
+    sound, report = validate(read_folder(folder), 64, 64)
+    (problem,) = report.problems
+    assert problem.kind == "unreadable" and "hints/1.png" in problem.message.replace("\\", "/")
+    assert [pair.name for pair in sound.pairs] == ["0", "2"]
+    with pytest.raises(DataError, match=r"1 problems:\n- 1: .*1\.png"):
+        report.raise_if_unfit()
+
+
+@pytest.mark.parametrize(
+    ("raw", "guess"),
+    [("café".encode("cp1252"), "WINDOWS-1252"), ("a café".encode("utf-16"), "UTF-16")],
+)
+def test_a_caption_in_another_encoding_is_named_with_the_mend(folder, raw, guess):
+    (folder / "captions" / "1.txt").write_bytes(raw)
+    (message,) = problems(folder)["encoding"]
+    assert "1.txt is not UTF-8" in message and f"iconv -f {guess} -t UTF-8" in message
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption(folder):
+    (folder / "captions" / "1.txt").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9\r\n  in the rain\n")
+    assert names(folder)[1][2] == "café in the rain"
+
+
+def test_sizes_shapes_and_empty_captions(folder):
+    picture(folder / "hints" / "0.png", (96, 64))
+    picture(folder / "hints" / "1.png", (32, 32))
+    caption(folder / "captions" / "2.txt", " \n")
+    sound, report = validate(read_folder(folder), 64, 64)
+    kinds = {problem.where: (problem.kind, problem.fatal) for problem in report.problems}
+    assert kinds == {"0": ("aspect", True), "1": ("size", False), "2": ("caption", False)}
+    assert [pair.name for pair in sound.pairs] == ["1", "2"]
+    (notes,) = [p for p in validate(read_folder(folder), 128, 64)[1].problems if "enlarged" in p.message][:1]
+    assert not notes.fatal
+
+
+def test_hints_may_be_left_to_an_annotator(tmp_path):
+    picture(tmp_path / "a.png")
+    assert "no hint" in problems(tmp_path)["orphan"][0]
+    assert "orphan" not in problems(tmp_path, hints_made=True)
+
+
+def test_the_report_is_text_and_json(folder):
+    (folder / "hints" / "1.png").unlink()
+    _, report = validate(read_folder(folder), 64, 64)
+    assert report.to_text().splitlines()[-1].endswith("2 sound pairs (2 of 64x64), 1 errors, 0 notes")
+    said = json.loads(report.to_json())
+    assert said["sound"] == 2 and said["buckets"] == [{"width": 64, "height": 64, "pairs": 2}]
+    assert said["problems"][0]["kind"] == "orphan"
+
+
+def test_the_contact_sheet_shows_picture_hint_and_caption():
+    red = np.full((30, 60, 3), (255, 0, 0), np.uint8)
+    blue = np.full((60, 60, 3), (0, 0, 255), np.uint8)
+    sheet = np.asarray(contact_sheet([(red, None, "first"), (red, blue, "a longer caption " * 12)]))
+    height = sheet.shape[0] // 2
+    assert (sheet[height // 2, height // 2] == (255, 0, 0)).all()
+    assert (sheet[height // 2, height + height // 2] == 255).all()
+    assert (sheet[height + height // 2, height + height // 2] == (0, 0, 255)).all()
+    text = [(sheet[row * height : (row + 1) * height, 2 * height :] < 128).any(1).sum() for row in (0, 1)]
+    assert 0 < text[0] < text[1]
+
+
+def test_pairs_for_the_sheet_are_spread_from_first_to_last():
+    assert spread_over([*range(20)], 3) == [0, 9, 19]
+    assert spread_over([1, 2], 3) == [1, 2]
+    assert spread_over([*range(20)], 1) == [0]
+
+
+def test_a_batch_of_the_graph(tmp_path):
+    images, hints = torch.rand(2, 8, 8, 3), torch.rand(2, 8, 8, 1)
+    first, second = from_batch(images, hints, ["one", "two"]).pairs
+    assert first.picture().shape == first.control().shape == (8, 8, 3)
+    assert (first.caption, second.caption) == ("one", "two")
+    assert [p.caption for p in from_batch(images, hints, ["all"]).pairs] == ["all", "all"]
+    with pytest.raises(DataError, match="2 pictures and 3 captions"):
+        from_batch(images, hints, ["1", "2", "3"])
+    with pytest.raises(DataError, match="2 pictures and 1 hints"):
+        from_batch(images, hints[:1])
+
+
+def test_pictures_are_turned_laid_over_black_and_scaled_from_sixteen_bits(tmp_path):
+    sideways = Image.new("RGB", (4, 2), (9, 9, 9))
+    exif = sideways.getexif()
+    exif[0x0112] = 6
+    sideways.save(tmp_path / "turned.png", exif=exif)
+    assert read_picture(tmp_path / "turned.png").shape == (4, 2, 3)
+    assert picture_size(tmp_path / "turned.png") == (2, 4)
+    Image.new("RGBA", (2, 2), (200, 100, 50, 0)).save(tmp_path / "clear.png")
+    assert not read_picture(tmp_path / "clear.png").any()
+    depth = np.array([[0, 257, 65535]], np.uint16)
+    Image.fromarray(depth).save(tmp_path / "depth.png")
+    assert read_picture(tmp_path / "depth.png")[0, :, 0].tolist() == [0, 1, 255]
+
+
+SIDES = st.integers(1, 4000)
+
+
+@given(SIDES, SIDES, st.sampled_from([(512, 64), (1024, 64), (128, 32)]))
+def test_a_bucket_has_the_nearest_shape_and_no_more_pixels_than_the_square(width, height, sizes):
+    resolution, multiple = sizes
+    found = buckets(resolution, multiple)
+    wide, high = bucket_of(width, height, found)
+    assert wide % multiple == high % multiple == 0 and wide * high <= resolution**2
+    assert max(wide / high, high / wide) <= LONGEST
+    assert (high, wide) in found
+    left, top, part_wide, part_high = window(width, height, wide, high)
+    assert 0 <= left <= width - part_wide and 0 <= top <= height - part_high
+    # One side is kept whole.
+    assert part_wide == width or part_high == height
+
+
+def test_the_square_picture_has_the_square_bucket():
+    assert bucket_of(700, 700, buckets(512, 64)) == (512, 512)
+    with pytest.raises(DataError, match="choose 448 or 512"):
+        buckets(500, 64)
+
+
+def test_picture_and_hint_are_cut_alike_whatever_their_sizes():
+    ramp = np.repeat(np.linspace(0, 255, 96).astype(np.uint8)[None, :, None], 64, 0).repeat(3, 2)
+    large = np.repeat(np.repeat(ramp, 2, 0), 2, 1)
+    small = fitted(ramp, 64, 64).astype(int)
+    assert np.abs(small - fitted(large, 64, 64)).max() <= 1
+    assert small[0, 0, 0] == ramp[0, 16, 0] and small[0, -1, 0] == ramp[0, 79, 0]
+
+
+def test_areas_keep_their_colours_when_scaled():
+    pixels = np.random.default_rng(1).choice(np.array([[255, 0, 0], [0, 9, 200]], np.uint8), (90, 90))
+    assert {tuple(c) for c in fitted(pixels, 64, 64, flat=True).reshape(-1, 3)} == {(255, 0, 0), (0, 9, 200)}
+
+
+def skeleton(points: list[tuple[int, int, tuple[int, int, int]]], width: int = 40) -> np.ndarray:
+    canvas = np.zeros((8, width, 3), np.uint8)
+    for x, y, colour in points:
+        canvas[y, x] = colour
+    return canvas
+
+
+RIGHT_SHOULDER, LEFT_SHOULDER, NECK = (255, 170, 0), (85, 255, 0), (255, 85, 0)
+RIGHT_ARM, LEFT_ARM = (153, 102, 0), (102, 153, 0)
+
+
+def test_a_mirrored_skeleton_has_its_sides_where_the_mirrored_person_has_them():
+    drawn = skeleton([(5, 2, RIGHT_SHOULDER), (6, 2, RIGHT_ARM), (20, 2, NECK), (30, 2, LEFT_SHOULDER)])
+    turned = mirrored_hint(drawn, "skeleton", "x")
+    expected = [(34, 2, LEFT_SHOULDER), (33, 2, LEFT_ARM), (19, 2, NECK), (9, 2, RIGHT_SHOULDER)]
+    assert np.array_equal(turned, skeleton(expected))
+    assert np.array_equal(mirrored_hint(turned, "skeleton", "x"), drawn)
+
+
+def test_a_skeleton_whose_colours_are_blurred_is_not_mirrored():
+    noisy = np.clip(skeleton([(x, 2, RIGHT_SHOULDER) for x in range(40)]).astype(int) + 9, 0, 255)
+    with pytest.raises(DataError, match=r"dancer\.png: 100 % .* cannot be told apart"):
+        mirrored_hint(noisy.astype(np.uint8), "skeleton", "dancer.png")
+
+
+def test_mirrored_normals_turn_their_x():
+    pixels = np.random.default_rng(3).integers(0, 256, (4, 6, 3), np.uint8)
+    turned = mirrored_hint(pixels, "normals", "x")
+    assert np.array_equal(turned[..., 0], 255 - mirrored(pixels)[..., 0])
+    assert np.array_equal(turned[..., 1:], mirrored(pixels)[..., 1:])
+    assert np.array_equal(mirrored_hint(turned, "normals", "x"), pixels)
