@@ -30,18 +30,18 @@ def xdog(
     """Extended difference of Gaussians (H. Winnemoeller, J. E. Kyprianidis, S. Olsen 2012, equations 7 and
     5) of the brightness of pictures [B,3,H,W], white on black.
 
-    Brightness is first divided by that of a wide surrounding, so that dark areas are no ink. sigma: width of
-    the lines in pixels. sharpness: p, how much the difference counts. level: epsilon, below which ink begins;
-    higher makes more of it. steepness: phi, how sudden ink sets in.
+    Both Gaussians are divided by the coarser one, so that dark areas are no ink, and lines in them as strong
+    as in light ones. sigma: width of the lines in pixels. sharpness: p, how much the difference counts. level:
+    epsilon, below which ink begins (1: the surroundings). steepness: phi, how sudden it sets in.
     """
     lines = []
     for grey in as_grey(pictures).astype(np.float32) / 255:
-        fine, coarse, wide = (
-            cv2.GaussianBlur(grey, (0, 0), width, borderType=cv2.BORDER_REPLICATE)
-            for width in (sigma, 1.6 * sigma, 16 * sigma)
-        )
         # A twentieth of white keeps noise in the dark from becoming lines.
-        sharp = ((1 + sharpness) * fine - sharpness * coarse + 0.05) / (wide + 0.05)
+        fine, coarse = (
+            cv2.GaussianBlur(grey, (0, 0), width, borderType=cv2.BORDER_REPLICATE) + 0.05
+            for width in (sigma, 1.6 * sigma)
+        )
+        sharp = (1 + sharpness) * fine / coarse - sharpness
         lines.append(-np.tanh(np.minimum(steepness * (sharp - level), 0)))
     return Annotation(from_grey(np.stack(lines)))
 
@@ -73,7 +73,7 @@ ANNOTATORS = (
         parameters=(
             Float("sigma", 0.8, 0.3, 16.0, "Width of the lines in pixels.", 0.1),
             Float("sharpness", 20.0, 0.0, 200.0, "How much differences count.", 0.5),
-            Float("level", 0.5, 0.0, 2.0, "Higher makes more ink."),
+            Float("level", 0.5, 0.0, 1.0, "Higher makes more ink."),
             Float("steepness", 8.0, 0.1, 100.0, "How suddenly ink sets in; lower makes soft lines.", 0.1),
         ),
         suits=_SUITS,

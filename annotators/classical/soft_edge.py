@@ -26,8 +26,9 @@ def soft_edges(pictures: Tensor, sigma: float = 1.0, contrast: float = 1.0) -> A
         lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
         logarithms = [np.log(_gradient(lab, sigma * scale) + 1e-3) for scale in _SCALES]
         strength = np.exp(np.mean(logarithms, axis=0)) - 1e-3
-        # A step of 25 in L of Lab, a quarter of black to white, has strength about 10 and is seen well.
-        edges.append(np.tanh(np.maximum(strength, 0) * (contrast / 8)).astype(np.float32))
+        # A step of a quarter from black to white has strength 10. Weaker ones fade quickly.
+        power = (strength * contrast) ** 2
+        edges.append((power / (power + 10.0**2)).astype(np.float32))
     return Annotation(from_grey(np.stack(edges)))
 
 
