@@ -36,6 +36,7 @@ ANNOTATOR = Annotator(
         ),
     ),
     masked=True,
+    makes=("mask",),
     suits=("lllyasviel/control_v11p_sd15_inpaint", "destitech/controlnet-inpaint-dreamer-sdxl"),
     aliases=("outpaint", "mask"),
 )

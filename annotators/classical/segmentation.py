@@ -65,6 +65,7 @@ ANNOTATOR = Annotator(
         ),
         Choice("mask_class", "person", ade20k.NAMES, "What a mask shows; only for masks."),
     ),
+    makes=("labels",),
     suits=("lllyasviel/control_v11p_sd15_seg", "lllyasviel/sd-controlnet-seg"),
     aliases=("segmentation", "seg", "labels", "ade20k", "palette"),
 )

@@ -1,0 +1,130 @@
+"""Every annotator without a network, on every kind of picture; and the command line."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from annotators import ade20k
+from annotators.__main__ import main
+from annotators.run import annotate
+from annotators.table import ANNOTATORS, find
+
+CLASSICAL = [one for one in ANNOTATORS.values() if one.build is None]
+named = pytest.mark.parametrize("annotator", CLASSICAL, ids=lambda one: one.id)
+
+
+def pictures(count, height, width, channels=3):
+    rng = np.random.default_rng(0)
+    coarse = rng.random((count, -(-height // 6), -(-width // 6), channels), dtype=np.float32)
+    return torch.from_numpy(coarse.repeat(6, 1).repeat(6, 2)[:, :height, :width].copy())
+
+
+@named
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (512, 8), (70, 50)], ids=str)
+def test_a_hint_has_the_size_and_range_of_its_picture(annotator, size):
+    image = annotate(annotator, pictures(1, *size)).image
+    assert image.shape == (1, *size, 3) and image.dtype == torch.float32
+    assert image.isfinite().all() and image.min() >= 0 and image.max() <= 1
+
+
+@named
+def test_a_batch_equals_a_loop(annotator):
+    batch = pictures(3, 40, 30)
+    together = annotate(annotator, batch, seed=5, chunk=2).image
+    alone = [annotate(annotator, batch[i : i + 1], seed=5 + i).image for i in range(3)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+@named
+@pytest.mark.parametrize("mode", ["stretch", "crop", "fill"])
+def test_a_hint_has_exactly_the_size_asked_for(annotator, mode):
+    assert annotate(annotator, pictures(1, 40, 30), size=(33, 65), resize=mode).image.shape == (1, 33, 65, 3)
+
+
+@named
+@pytest.mark.parametrize("channels", [1, 4])
+def test_values_that_are_no_colours_do_not_matter(annotator, channels):
+    clean = pictures(1, 24, 24, channels)
+    clean[:, :4], clean[:, 8:12] = 0, 1
+    wild = clean.clone()
+    wild[:, :4], wild[:, 8:12] = torch.nan, 1.02
+    assert torch.equal(annotate(annotator, wild).image, annotate(annotator, clean).image)
+
+
+def test_a_drawing_comes_out_the_same_in_black_on_white_and_in_white_on_black():
+    white = torch.zeros(1, 32, 32, 3)
+    white[:, 15:17, 4:28] = 1
+    assert torch.equal(annotate(find("drawing"), 1 - white).image, white)
+    assert torch.equal(annotate(find("drawing"), white).image, white)
+    assert not annotate(find("drawing"), torch.ones(1, 32, 32, 3)).image.any()
+
+
+def test_the_axes_of_normals():
+    ramp = torch.linspace(0, 1, 64)[None, None, :, None].expand(1, 64, 64, 1)
+    nearer_right = {
+        axes: (annotate(find("depth_normals"), ramp, {"axes": axes}).image[0, 32, 32] - 0.5).sign().tolist()
+        for axes in ("BAE", "MiDaS v1.0", "OpenGL", "DirectX")
+    }
+    assert nearer_right == {
+        "BAE": [1, 0, 1],
+        "MiDaS v1.0": [1, 0, 1],
+        "OpenGL": [-1, 0, 1],
+        "DirectX": [-1, 0, 1],
+    }
+
+
+def test_labels_get_the_colours_of_ade20k():
+    labels = torch.arange(150).reshape(1, 10, 15)
+    hints = annotate(find("ade20k_colours"), labels[..., None] / 255.0, {"read_as": "labels"})
+    assert torch.equal(hints.labels, labels)
+    again = annotate(find("ade20k_colours"), hints.image)
+    assert torch.equal(again.image, hints.image)
+    assert (hints.image[0, 0, 1] * 255).round().tolist() == [180, 120, 120]
+    assert len(ade20k.NAMES) == len(ade20k.PALETTE) == 150
+
+
+def test_an_inpaint_hint_is_minus_one_where_to_paint():
+    masks = torch.zeros(1, 8, 8)
+    masks[:, 2:4] = 1
+    image = pictures(1, 8, 8)
+    hint = annotate(find("inpaint"), image, masks=masks).image
+    assert hint[:, 2:4].eq(-1).all() and torch.equal(hint[:, 4:], image[:, 4:])
+    assert set(annotate(find("inpaint"), image, masks=masks, size=(16, 16)).mask.unique().tolist()) <= {0, 1}
+
+
+def test_memory_that_runs_out_halves_the_chunks():
+    from dataclasses import replace
+
+    seen = []
+
+    def small(pictures):
+        seen.append(len(pictures))
+        if len(pictures) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return find("invert").annotate(pictures)
+
+    image = pictures(5, 4, 4)
+    hints = annotate(replace(find("invert"), annotate=small), image, chunk=5)
+    assert torch.equal(hints.image, 1 - image) and seen == [5, 2, 2, 1]
+
+
+def test_the_command_line_annotates_a_folder_once_and_goes_on_after_a_bad_file(tmp_path, capsys):
+    (tmp_path / "in/sub").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "in/sub/a.png"), np.full((9, 8), 40000, np.uint16))
+    (tmp_path / "in/bad.png").write_bytes(b"no picture")
+    words = ["run", "invert", str(tmp_path / "in"), str(tmp_path / "out"), "--quiet"]
+    assert main(words) == 1
+    assert "bad.png" in capsys.readouterr().err
+    made = tmp_path / "out/sub/a.png"
+    assert cv2.imread(str(made))[0, 0].tolist() == [round(255 * (1 - 40000 / 65535))] * 3
+    before = made.stat().st_mtime_ns
+    assert main(words) == 1 and made.stat().st_mtime_ns == before
+    assert main([*words, "--size", "16x4"]) == 1 and cv2.imread(str(made)).shape == (4, 16, 3)
+
+
+def test_the_list_for_programs_names_all(capsys):
+    assert main(["list", "--json"]) == 0
+    assert [one["id"] for one in json.loads(capsys.readouterr().out)] == list(ANNOTATORS)
