@@ -1,4 +1,4 @@
-"""The command line of the annotators: `python -m annotators list`, `run` and `fetch`."""
+"""The shell of the annotators: `python -m annotators list`, `run` and `fetch`."""
 
 import argparse
 import dataclasses
@@ -8,40 +8,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import files
+from tqdm import tqdm
+
+from . import files, weights, work
 from .errors import AnnotatorError, ParameterError
-from .fit import MODES
-from .registry import Annotator
-from .run import annotate
+from .fit import MODES, Size
+from .registry import Annotator, WeightFile
 from .table import ANNOTATORS, find
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run a command line (by default the process's own); the exit status."""
-    arguments = _parser().parse_args(words)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, by default the process's own. The exit status: 0, or 1 if anything went wrong."""
+    options = _parser().parse_args(arguments)
     try:
-        return {"list": _list, "run": _run, "fetch": _fetch}[arguments.command](arguments)
+        return {"list": _list, "run": _run, "fetch": _fetch}[options.command](options)
     except AnnotatorError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         return 1
 
 
-def _list(arguments: argparse.Namespace) -> int:
-    if arguments.json:
-        print(json.dumps([_described(annotator) for annotator in ANNOTATORS.values()], indent=1))
+def _list(options: argparse.Namespace) -> int:
+    if options.json:
+        print(json.dumps([described(annotator) for annotator in ANNOTATORS.values()], indent=1))
         return 0
     for annotator in ANNOTATORS.values():
-        weights = "weights" if annotator.weights else ""
-        print(f"{annotator.id:20} {annotator.condition:15} {weights:8} {annotator.description}")
+        needs = " (weights)" if annotator.weights else ""
+        print(f"{annotator.id}: {annotator.condition}{needs}. {annotator.description}")
         for parameter in annotator.parameters:
             print(f"    {parameter.name}={parameter.default}  {parameter.tooltip}")
     return 0
 
 
-def _described(annotator: Annotator) -> dict[str, Any]:
-    """An annotator without its functions."""
+def described(annotator: Annotator) -> dict[str, Any]:
+    """An annotator without its functions, of what JSON can say."""
     names = ("id", "title", "condition", "kind", "description", "convention", "makes", "batchable")
-    names += ("seedable", "masked", "suits", "extra")
+    names += ("seedable", "masked", "suits", "extra", "aliases")
     return {
         **{name: getattr(annotator, name) for name in names},
         "parameters": [
@@ -51,55 +52,36 @@ def _described(annotator: Annotator) -> dict[str, Any]:
     }
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    annotator = find(arguments.name)
-    values = annotator.checked(_values(annotator, arguments.param))
-    net = None
-    if annotator.build is not None:
-        import torch
-
-        from . import weights
-
-        net = weights.build(annotator)
-        if net is not None:
-            net = net.to(arguments.device or "cpu", getattr(torch, arguments.dtype))
+def _run(options: argparse.Namespace) -> int:
+    annotator = find(options.name)
+    job = work.Job(
+        annotator.id,
+        annotator.checked(parsed(annotator, options.param)),
+        options.size,
+        options.resize,
+        options.resolution,
+        options.seed,
+        options.device,
+        options.dtype,
+        options.extras,
+    )
+    pairs = files.collect(options.inputs, options.output)
+    left = [(source, target) for source, target in pairs if not job.is_done(source, target)]
+    spread = work.by_ray if options.workers == "ray" else work.in_turn
     failed = 0
-    for source, below in tqdm(files.collect(arguments.inputs), unit="picture", disable=arguments.quiet):
-        target = Path(arguments.output, below)
-        try:
-            settings = files.settings_of(
-                source,
-                annotator=annotator.id,
-                values=values,
-                size=arguments.size,
-                resize=arguments.resize,
-                resolution=arguments.resolution,
-                seed=arguments.seed,
-                extras=arguments.extras,
-                dtype=arguments.dtype,
-            )
-            if files.is_done(source, target, settings):
-                continue
-            hints = annotate(
-                annotator,
-                files.read(source),
-                values,
-                net=net,
-                seed=arguments.seed,
-                size=arguments.size,
-                resize=arguments.resize,
-                resolution=arguments.resolution,
-            )
-            files.write(hints, target, settings, arguments.extras)
-        except (AnnotatorError, OSError) as error:
-            failed += 1
-            tqdm.write(f"error: {source}: {error}", file=sys.stderr)
+    with tqdm(total=len(pairs), initial=len(pairs) - len(left), unit="picture") as bar:
+        for source, fault in spread(job, left):
+            if fault is not None:
+                failed += 1
+                bar.write(f"{source}: {fault}", file=sys.stderr)
+            bar.update()
+    if failed:
+        print(f"{failed} of {len(pairs)} pictures could not be annotated", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _values(annotator: Annotator, words: Sequence[str]) -> dict[str, Any]:
+def parsed(annotator: Annotator, words: Sequence[str]) -> dict[str, Any]:
+    """The parameters that words like "low=50" set. Raises ParameterError."""
     known = {parameter.name: parameter for parameter in annotator.parameters}
     values: dict[str, Any] = {}
     for word in words:
@@ -112,60 +94,77 @@ def _values(annotator: Annotator, words: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _fetch(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from . import weights
-
-    folder = arguments.to or weights.default_folders()[0]
-    for name in arguments.names:
-        with tqdm(unit="B", unit_scale=True) as bar:
-
-            def report(weight: Any, came: int, expected: int, bar: Any = bar) -> None:
-                bar.set_description(weight.file)
-                bar.total = expected or None
-                bar.n = came
-                bar.refresh()
-
-            for path in weights.fetch(find(name), folder, report):
-                tqdm.write(str(path))
+def _fetch(options: argparse.Namespace) -> int:
+    for annotator in [find(name) for name in options.names]:
+        fetched(annotator, options.to or weights.default_folders()[0])
     return 0
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
+def fetched(annotator: Annotator, folder: Path) -> None:
+    """Download what an annotator lacks in a folder, with a bar for each file, and say where its files are."""
+    bars: dict[WeightFile, tqdm] = {}
+
+    def report(weight: WeightFile, came: int, expected: int) -> None:
+        if weight not in bars:
+            bars[weight] = tqdm(desc=weight.file, total=expected or None, unit="B", unit_scale=True)
+        bars[weight].update(came - bars[weight].n)
+
     try:
-        return int(height), int(width)
+        for path in weights.fetch(annotator, folder, report):
+            print(path)
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def _size(text: str) -> Size:
+    """(height, width) of "WIDTHxHEIGHT"."""
+    try:
+        width, height = map(int, text.lower().split("x"))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; expected WIDTHxHEIGHT.") from error
+    return height, width
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m annotators", description="From pictures to hints.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    listed = commands.add_parser("list", help="what annotators there are, and their parameters")
-    listed.add_argument("--json", action="store_true", help="for programs")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    listed = commands.add_parser("list", help="which annotators there are, and their parameters")
+    listed.add_argument("--json", action="store_true", help="all that is known of them, for programs")
+
     run = commands.add_parser(
         "run",
-        help="annotate files, folders and globs into a folder",
-        description="Annotate pictures. What is done with the same settings is left as it is.",
+        help="annotate files, folders and globs",
+        description=(
+            "Annotate pictures into a folder, each below it as it lay below its own. What is there, made of "
+            "the same picture by the same settings, is left as it is, so a run that ended early goes on."
+        ),
     )
-    run.add_argument("name", metavar="NAME", help="an annotator of `list`")
-    run.add_argument("inputs", nargs="+", metavar="INPUT", help="a picture, a folder of them, or a glob")
-    run.add_argument("output", metavar="OUTPUT_DIR")
-    run.add_argument("--param", action="append", default=[], metavar="K=V", help="a parameter, see `list`")
-    run.add_argument("--size", type=_size, metavar="WxH", help="exact size of the hints")
-    run.add_argument("--resize", choices=MODES, default="crop", help="how a hint is fitted to --size")
-    run.add_argument("--resolution", type=int, metavar="PIXELS", help="short side at which to look")
-    run.add_argument("--seed", type=int, default=0, help="for annotators that draw lots")
-    run.add_argument("--device", help="where a network runs, such as cuda")
-    run.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
-    run.add_argument("--extras", action="store_true", help="also depth, labels, masks, lines, keypoints")
-    run.add_argument("--quiet", action="store_true", help="no progress bar")
+    run.add_argument("name", metavar="NAME", help="id of an annotator, such as canny")
+    run.add_argument("inputs", nargs="+", metavar="INPUT", help="a picture, a folder, or a quoted glob")
+    run.add_argument("output", type=Path, metavar="OUTPUT_DIR")
+    run.add_argument("--param", action="append", default=[], metavar="K=V", help="a parameter, see list")
+    run.add_argument("--size", type=_size, metavar="WxH", help="of the hints, by default the pictures' own")
+    run.add_argument("--resize", choices=MODES, default="crop", help="how pictures are fitted to --size")
+    run.add_argument("--resolution", type=int, metavar="N", help="short side at which pictures are looked at")
+    run.add_argument("--seed", type=int, default=0, help="with a file's name, what its chances come from")
+    run.add_argument("--device", help="where a network runs, by default cuda where there is one")
+    run.add_argument("--dtype", choices=work.DTYPES, default="float32", help="how a network computes")
+    run.add_argument(
+        "--extras",
+        action="store_true",
+        help="also write depth, labels and masks (.npy), lines and keypoints (.json)",
+    )
+    run.add_argument("--workers", choices=["ray"], help="spread the pictures over a Ray cluster")
+
     fetch = commands.add_parser("fetch", help="download the weights of annotators")
-    fetch.add_argument("names", nargs="+", metavar="NAME")
+    fetch.add_argument("names", nargs="+", metavar="NAME", help="ids of annotators, such as hed")
     fetch.add_argument(
-        "--to", metavar="FOLDER", help="where to; by default the first folder that is searched"
+        "--to",
+        type=Path,
+        metavar="DIR",
+        help=f"the folder, by default the first of ${weights.FOLDERS_VARIABLE} or one in your cache",
     )
     return parser
 

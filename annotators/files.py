@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +20,19 @@ from .run import Hints
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def collect(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Pictures of files, folders and globs, each with its path below the output folder. Raises AnnotatorError
-    for an input that names no picture, and where two pictures would write one hint."""
+def collect(inputs: Sequence[str], output: Path) -> list[tuple[Path, Path]]:
+    """Pictures of files, folders and globs, each with its hint's path below the output folder.
+
+    Folders and globs keep the subfolders below them; what lies in the output folder is no input. Raises
+    AnnotatorError for an input that names no picture, and where two pictures would become one hint.
+    """
     found: dict[Path, Path] = {}
     for given in inputs:
-        path = Path(given)
-        if path.is_dir():
-            files = [(one, one.relative_to(path)) for one in sorted(path.rglob("*")) if _is_picture(one)]
-        elif path.is_file():
-            files = [(path, Path(path.name))]
-        else:
-            root = Path(given[: len(given) - len(given.lstrip("/"))] or ".")
-            for part in Path(given).parts:
-                if glob.has_magic(part):
-                    break
-                root = root / part
-            matches = sorted(map(Path, glob.glob(given, recursive=True)))
-            files = [(one, one.relative_to(root)) for one in matches if _is_picture(one)]
+        files = [(file, below) for file, below in _named(given) if not _lies_in(file, output)]
         if not files:
             raise AnnotatorError(f"{given} names no picture ({', '.join(SUFFIXES)}).")
         for file, below in files:
-            target = below.with_suffix(".png")
+            target = output / below.with_suffix(".png")
             if found.setdefault(target, file) != file:
                 raise AnnotatorError(
                     f"{found[target]} and {file} would both become {target}; annotate them into two folders."
@@ -49,29 +40,76 @@ def collect(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
     return [(file, target) for target, file in found.items()]
 
 
+def _named(given: str) -> list[tuple[Path, Path]]:
+    """The pictures that a word of a command line names, and each one's path below what it names."""
+    path = Path(given)
+    if path.is_file():
+        return [(path, Path(path.name))]
+    if path.is_dir():
+        return [(one, one.relative_to(path)) for one in sorted(path.rglob("*")) if _is_picture(one)]
+    parts = path.parts
+    magic = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    root = Path(*parts[:magic])
+    matches = sorted(map(Path, glob.glob(given, recursive=True)))
+    return [(one, one.relative_to(root)) for one in matches if _is_picture(one)]
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return folder.resolve() in path.resolve().parents
+
+
 def read(path: Path) -> Tensor:
-    """A picture [1,H,W,C] in 0..1 of a file with 8 or 16 bits or floats. Raises AnnotatorError."""
+    """A picture [1,H,W,C] in 0..1 of a file with 8 or 16 bits or floats, turned as its camera says.
+
+    Raises AnnotatorError.
+    """
     try:
         array = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
     except (OSError, cv2.error) as error:
-        raise AnnotatorError(f"{path} cannot be read: {error}.") from error
+        raise AnnotatorError(f"the file cannot be read: {error}") from error
     if array is None:
-        raise AnnotatorError(f"{path} is no picture that OpenCV reads; it may be damaged.")
+        raise AnnotatorError("the file is no picture that OpenCV reads; it may be damaged.")
     array = array[..., None] if array.ndim == 2 else array
-    channels = [2, 1, 0, *range(3, array.shape[-1])] if array.shape[-1] >= 3 else list(range(array.shape[-1]))
+    if array.shape[-1] >= 3:
+        array = array[..., [2, 1, 0, *range(3, array.shape[-1])]]
     scale = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
-    return torch.from_numpy(array[..., channels].astype(np.float32) / np.float32(scale))[None]
+    return torch.from_numpy(_upright(array, path).astype(np.float32) / np.float32(scale))[None]
 
 
-def write(hints: Hints, target: Path, settings: dict[str, Any], extras: bool) -> None:
-    """One picture's hint, and beside it what else was found if `extras`; the hint last, which is how a later
-    run knows that all are there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _upright(array: np.ndarray, path: Path) -> np.ndarray:
+    """A picture [H,W,C] turned as the Exif tag Orientation of its file says, which OpenCV does only to pictures
+    that it makes 8 bits of."""
+    from PIL import ExifTags, Image
+
+    try:
+        with Image.open(path) as opened:
+            turn = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    # It reads fewer formats than OpenCV, and raises whatever the bytes lead to.
+    except Exception:
+        return array
+    if turn in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if turn in (3, 4, 7, 8):
+        array = array[::-1]
+    if turn in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array
+
+
+def write(hints: Hints, target: Path, stamp: Mapping[str, Any], extras: bool) -> None:
+    """The hint of one picture, 8 bits, and if `extras` what else was found beside it: depth, labels and mask
+    as .npy, lines and keypoints as .json.
+
+    The stamp is written last, and an older one deleted first: with it everything is there.
+    """
+    _note(target).unlink(missing_ok=True)
     if extras:
-        if hints.depth is not None:
-            _save(target.with_suffix(".depth.npy"), lambda file: np.save(file, hints.depth[0].numpy()))  # type: ignore[index]
-        for name, maps in (("labels", hints.labels), ("mask", hints.mask)):
-            if maps is not None:
+        for name in ("depth", "labels", "mask"):
+            if (maps := getattr(hints, name)) is not None:
                 array = maps[0].numpy()
                 _save(target.with_suffix(f".{name}.npy"), lambda file, array=array: np.save(file, array))
         if hints.lines is not None:
@@ -81,21 +119,13 @@ def write(hints: Hints, target: Path, settings: dict[str, Any], extras: bool) ->
     pixels = (hints.image[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()[..., ::-1]
     _, encoded = cv2.imencode(".png", pixels)
     _save(target, lambda file: file.write(encoded.tobytes()))
-    _save_json(_note(target), settings)
+    _save_json(_note(target), stamp)
 
 
-def is_done(source: Path, target: Path, settings: dict[str, Any]) -> bool:
-    """Whether a hint is there, made with these settings of this state of the source."""
-    try:
-        return target.is_file() and json.loads(_note(target).read_text("utf-8")) == settings
-    except (OSError, ValueError):
-        return False
-
-
-def settings_of(source: Path, **settings: Any) -> dict[str, Any]:
-    """What decides about a hint: the settings, and the size and time of the source."""
+def stamp(source: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides about a hint: the settings, and the size and time of the picture."""
     about = source.stat()
-    text = json.dumps(settings, sort_keys=True)
+    text = json.dumps(settings, sort_keys=True, default=dict)
     return {
         "settings": hashlib.sha256(text.encode()).hexdigest(),
         "bytes": about.st_size,
@@ -103,12 +133,16 @@ def settings_of(source: Path, **settings: Any) -> dict[str, Any]:
     }
 
 
+def is_done(target: Path, stamp: Mapping[str, Any]) -> bool:
+    """Whether a hint is there that was written with this stamp."""
+    try:
+        return target.is_file() and json.loads(_note(target).read_text("utf-8")) == stamp
+    except (OSError, ValueError):
+        return False
+
+
 def _note(target: Path) -> Path:
     return target.parent / ".cnet" / f"{target.name}.json"
-
-
-def _is_picture(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in SUFFIXES
 
 
 def _save_json(path: Path, value: Any) -> None:
@@ -119,9 +153,18 @@ def _save(path: Path, put: Callable[[Any], Any]) -> None:
     """A file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        temporary = Path(file.name)
         try:
             put(file)
             file.close()
-            os.replace(file.name, path)
+            # It was made for its maker's eyes alone; other files are for those that the user lets in.
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
         finally:
-            Path(file.name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -115,7 +115,7 @@ def test_the_command_line_annotates_a_folder_once_and_goes_on_after_a_bad_file(t
     (tmp_path / "in/sub").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "in/sub/a.png"), np.full((9, 8), 40000, np.uint16))
     (tmp_path / "in/bad.png").write_bytes(b"no picture")
-    words = ["run", "invert", str(tmp_path / "in"), str(tmp_path / "out"), "--quiet"]
+    words = ["run", "invert", str(tmp_path / "in"), str(tmp_path / "out")]
     assert main(words) == 1
     assert "bad.png" in capsys.readouterr().err
     made = tmp_path / "out/sub/a.png"
