@@ -16,6 +16,12 @@ from .fit import MODES, Size
 from .registry import Annotator, WeightFile
 from .table import ANNOTATORS, find
 
+# What a list for programs says of annotators, beside parameters and weights.
+_SAID = (
+    "id", "title", "condition", "kind", "description", "convention", "makes", "batchable", "seedable",
+    "masked", "suits", "extra", "aliases",
+)  # fmt: skip
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default the process's own. The exit status: 0, or 1 if anything went wrong."""
@@ -41,10 +47,8 @@ def _list(options: argparse.Namespace) -> int:
 
 def described(annotator: Annotator) -> dict[str, Any]:
     """An annotator without its functions, of what JSON can say."""
-    names = ("id", "title", "condition", "kind", "description", "convention", "makes", "batchable")
-    names += ("seedable", "masked", "suits", "extra", "aliases")
     return {
-        **{name: getattr(annotator, name) for name in names},
+        **{name: getattr(annotator, name) for name in _SAID},
         "parameters": [
             {"type": type(one).__name__.lower(), **dataclasses.asdict(one)} for one in annotator.parameters
         ],

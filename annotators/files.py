@@ -4,8 +4,8 @@ import glob
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,13 @@ def read(path: Path) -> Tensor:
     array = array[..., None] if array.ndim == 2 else array
     if array.shape[-1] >= 3:
         array = array[..., [2, 1, 0, *range(3, array.shape[-1])]]
-    scale = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
-    return torch.from_numpy(_upright(array, path).astype(np.float32) / np.float32(scale))[None]
+    white = {"uint8": 255, "uint16": 65535}.get(str(array.dtype), 1)
+    return torch.from_numpy(_upright(array, path).astype(np.float32) / np.float32(white))[None]
 
 
 def _upright(array: np.ndarray, path: Path) -> np.ndarray:
-    """A picture [H,W,C] turned as the Exif tag Orientation of its file says, which OpenCV does only to pictures
-    that it makes 8 bits of."""
+    """A picture [H,W,C] turned as the Exif tag Orientation of its file says, which OpenCV leaves to others
+    where it keeps opacity and 16 bits."""
     from PIL import ExifTags, Image
 
     try:
@@ -110,8 +110,7 @@ def write(hints: Hints, target: Path, stamp: Mapping[str, Any], extras: bool) ->
     if extras:
         for name in ("depth", "labels", "mask"):
             if (maps := getattr(hints, name)) is not None:
-                array = maps[0].numpy()
-                _save(target.with_suffix(f".{name}.npy"), lambda file, array=array: np.save(file, array))
+                _save(target.with_suffix(f".{name}.npy"), partial(np.save, arr=maps[0].numpy()))
         if hints.lines is not None:
             _save_json(target.with_suffix(".lines.json"), hints.lines[0].tolist())
         if hints.keypoints is not None:
@@ -152,19 +151,10 @@ def _save_json(path: Path, value: Any) -> None:
 def _save(path: Path, put: Callable[[Any], Any]) -> None:
     """A file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        temporary = Path(file.name)
-        try:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
             put(file)
-            file.close()
-            # It was made for its maker's eyes alone; other files are for those that the user lets in.
-            temporary.chmod(0o666 & ~_umask())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Annotating many files by the same settings: here one after the other, or on a Ray cluster."""
 
+import logging
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -111,15 +112,16 @@ def by_ray(job: Job, pairs: Iterable[Pair]) -> Iterator[Outcome]:
     ray.init(
         ignore_reinit_error=True,
         log_to_driver=False,
+        logging_level=logging.WARNING,
         include_dashboard=False,
         runtime_env={"py_modules": [str(_PACKAGE)], "env_vars": {weights.FOLDERS_VARIABLE: folders}},
     )
     try:
         resource = "GPU" if (job.device or "").startswith("cuda") else "CPU"
         count = int(min(len(pairs), max(1, ray.cluster_resources().get(resource, 1))))
+        remote: Any = ray.remote(Worker)
         share = {"num_gpus": 1} if resource == "GPU" else {"num_cpus": 1}
-        remote = ray.remote(**share)(Worker)
-        pool = ActorPool([remote.remote(job) for _ in range(count)])
+        pool = ActorPool([remote.options(**share).remote(job) for _ in range(count)])
         yield from pool.map_unordered(lambda worker, pair: worker.annotate.remote(*pair), pairs)
     finally:
         ray.shutdown()

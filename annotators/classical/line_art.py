@@ -31,8 +31,8 @@ def xdog(
     5) of the brightness of pictures [B,3,H,W], white on black.
 
     Both Gaussians are divided by the coarser one, so that dark areas are no ink, and lines in them as strong
-    as in light ones. sigma: width of the lines in pixels. sharpness: p, how much the difference counts. level:
-    epsilon, below which ink begins (1: the surroundings). steepness: phi, how sudden it sets in.
+    as in light ones. sigma: width of the lines in pixels. sharpness: p, how much the difference counts.
+    level: epsilon, below which ink begins (1: the surroundings). steepness: phi, how sudden it sets in.
     """
     lines = []
     for grey in as_grey(pictures).astype(np.float32) / 255:
