@@ -7,7 +7,7 @@ recording: one that remembers its answers. sampling: the host's samplers. annota
 downloads.
 """
 
-from .annotators import ANNOTATOR_DTYPES, annotation_progress, annotator_network, fetch_annotator
+from .annotators import ANNOTATOR_DTYPES, annotation_progress, annotator_network, blocked, fetch_annotator
 from .control import Control
 from .folders import (
     MINI_WEIGHTS,
@@ -45,6 +45,7 @@ __all__ = [
     "annotator_folders",
     "annotator_network",
     "base_config",
+    "blocked",
     "controlnet_files",
     "controlnet_path",
     "diffusion_model",
