@@ -15,6 +15,7 @@ from . import (
     pair,
     preview,
     reference,
+    reuse,
     schedule,
     union,
 )
@@ -33,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     schedule.StrengthCurve,
     schedule.FrameStrengths,
     schedule.Blocks,
+    reuse.ResidualReuse,
     preview.PreviewStrength,
     annotate.Annotate,
     *annotate.ANNOTATOR_NODES,
