@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import torch
 from comfy_api.latest import io, ui
 
 from ..annotators.parameters import Bool, Choice, Int, Parameter
@@ -15,18 +16,11 @@ from .sizes import size_input, size_of
 
 PoseType = io.Custom("POSE_KEYPOINT")
 
-# Of nodes from before the registry: what their parameters and their picture are called.
-_SHIPPED = {"CNetCanny": ({"low": "low_threshold", "high": "high_threshold"}, "edges")}
 
-
-def node_id(annotator: Annotator) -> str:
-    """The id of an annotator's node: "hed_scribble" is CNetHedScribble."""
-    return "CNet" + "".join(word.capitalize() for word in annotator.id.split("_"))
-
-
-def _parameter_input(parameter: Parameter, name: str, optional: bool) -> io.Input:
+def _parameter_input(parameter: Parameter) -> io.Input:
+    name = parameter.name
     common: dict[str, Any] = {
-        "optional": optional, "tooltip": parameter.tooltip, "default": parameter.default,
+        "optional": True, "tooltip": parameter.tooltip, "default": parameter.default,
         "advanced": parameter.advanced or None,
     }  # fmt: skip
     if isinstance(parameter, Bool):
@@ -39,14 +33,9 @@ def _parameter_input(parameter: Parameter, name: str, optional: bool) -> io.Inpu
     return io.Float.Input(name, step=parameter.step, **common)
 
 
-def _own_inputs(annotator: Annotator, names: dict[str, str] | None = None) -> list[io.Input]:
-    """What an annotator asks for beside the picture. names: other names of parameters, which are required."""
-    names = names or {}
-    inputs = [
-        _parameter_input(p, names.get(p.name, p.name), p.name not in names) for p in annotator.parameters
-    ]
-    # Required ones come first on a node.
-    inputs.sort(key=lambda one: bool(one.optional))
+def _own_inputs(annotator: Annotator) -> list[io.Input]:
+    """What an annotator asks for beside the picture."""
+    inputs = [_parameter_input(parameter) for parameter in annotator.parameters]
     if annotator.masked:
         inputs.append(
             io.Mask.Input(
@@ -122,7 +111,7 @@ _OUTPUTS = {
         tooltip="The depth as the network gives it, larger is nearer, not within 0..1: to compute with.",
     ),
     "labels": lambda: io.Image.Output(
-        display_name="labels", tooltip="The class of each pixel: its number / 255, as grey."
+        display_name="labels", tooltip="The class of each pixel: its number / 255, as grey; 1 is none."
     ),
     "mask": lambda: io.Mask.Output(display_name="mask", tooltip="The mask, of the hint's size."),
     "lines": lambda: io.String.Output(
@@ -140,7 +129,8 @@ def _raw(hints: Hints, name: str) -> Any:
     """What an output of _OUTPUTS holds."""
     value = getattr(hints, name)
     if name in ("depth", "labels"):
-        grey = value.float() / 255 if name == "labels" else value.float()
+        # What is of no class is 255, as in the files of most data sets.
+        grey = torch.where(value < 0, 255, value) / 255 if name == "labels" else value.float()
         return grey[..., None].expand(-1, -1, -1, 3)
     if name == "lines":
         return json.dumps([[[round(x, 2) for x in line] for line in one.tolist()] for one in value])
@@ -232,31 +222,28 @@ class Annotate(io.ComfyNode):
 
 def _node_of(annotator: Annotator) -> type[io.ComfyNode]:
     """The node of one annotator."""
-    name = node_id(annotator)
-    renamed, picture = _SHIPPED.get(name, ({}, "hint"))
-    parameters = {own: parameter for parameter, own in renamed.items()}
 
     def define_schema(cls: type[io.ComfyNode]) -> io.Schema:
         return io.Schema(
-            node_id=name,
+            node_id=annotator.node,
             display_name=f"{annotator.title} (CNet)",
             category=f"cnet/annotate/{annotator.condition}",
             description=annotator.description,
             search_aliases=[*annotator.aliases, annotator.condition, f"{annotator.condition} preprocessor"],
             has_intermediate_output=True,
-            inputs=[_image_input(), *_own_inputs(annotator, renamed), *_common_inputs()],
+            inputs=[_image_input(), *_own_inputs(annotator), *_common_inputs()],
             outputs=[
-                io.Image.Output(display_name=picture, tooltip=f"The hint: {annotator.convention}."),
+                io.Image.Output(display_name="hint", tooltip=f"The hint: {annotator.convention}."),
                 *(_OUTPUTS[one]() for one in annotator.makes),
             ],
         )
 
     def execute(cls: type[io.ComfyNode], image: Any, **given: Any) -> io.NodeOutput:
-        hints = _hints(annotator, image, **{parameters.get(key, key): value for key, value in given.items()})
+        hints = _hints(annotator, image, **given)
         return io.NodeOutput(hints.image, *(_raw(hints, one) for one in annotator.makes), ui=_shown(hints))
 
     members = {"define_schema": classmethod(define_schema), "execute": classmethod(execute)}
-    return type(name.removeprefix("CNet"), (io.ComfyNode,), {"__module__": __name__, **members})
+    return type(annotator.node, (io.ComfyNode,), {"__module__": __name__, **members})
 
 
 # In the order of the registry.

@@ -36,7 +36,8 @@ class FitHint(io.ComfyNode):
                     tooltip=(
                         "What the hint shows. auto: told from its colours, for each picture. lines: one "
                         "pixel wide. soft: grey edges. photo: anything smooth. areas: flat colours, which "
-                        "must not mix. skeleton: a drawn pose. inpaint: a picture with -1 where it is to be painted."
+                        "must not mix. skeleton: a drawn pose. inpaint: a picture with -1 where it is to be "
+                        "painted."
                     ),
                 ),
             ],
