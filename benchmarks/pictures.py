@@ -127,7 +127,9 @@ def figures(settings: dict[str, Any]) -> dict[str, Any]:
                 economies = {"no control": None, **economies, **POLICIES}
             exact, passes = made.draw("exact", sampler, steps, GUIDANCE)
             pictures = {"exact": exact}
-            found = {"exact": {"computed": 1.0, "fidelity": fidelity(exact, made.scenes)}}
+            found: dict[str, dict[str, Any]] = {
+                "exact": {"computed": 1.0, "fidelity": fidelity(exact, made.scenes)}
+            }
             for name, economy in economies.items():
                 pictures[name], own = made.draw(economy, sampler, steps, GUIDANCE)
                 psnrs = psnr(pictures[name], exact)
@@ -169,7 +171,9 @@ def sheet(
     hints: dict[str, Tensor], pictures: dict[str, Tensor], psnrs: dict[str, list[float] | None]
 ) -> np.ndarray:
     """BGR uint8 [H,W,3]: a column per scene; hints, then pictures with their PSNR to the exact ones."""
-    rows = {**{f"{kind} hint": (hint, None) for kind, hint in hints.items()}}
+    rows: dict[str, tuple[Tensor, list[float] | None]] = {
+        f"{kind} hint": (hint, None) for kind, hint in hints.items()
+    }
     rows |= {name: (images, psnrs[name]) for name, images in pictures.items()}
     bands = []
     for name, (images, values) in rows.items():

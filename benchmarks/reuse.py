@@ -2,9 +2,9 @@
 
     python -m benchmarks.reuse --comfyui ~/ComfyUI --json reuse.json --sheets reuse/
 
-The mini checkpoints draw held-out scenes from a pose and a depth map, merged by sum, with every step computed,
-and with an economy. The nodes and the samplers are those that users have: of a ComfyUI, or of minihost,
-which has euler and dpmpp_2m.
+The mini checkpoints draw held-out scenes from a pose and a depth map, merged by sum, with every step
+computed, and with an economy. The nodes and the samplers are those that users have: of a ComfyUI, or of
+minihost, which has euler and dpmpp_2m.
 """
 
 import argparse
