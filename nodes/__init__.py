@@ -12,6 +12,8 @@ from . import (
     load,
     merge,
     pair,
+    pose,
+    pose_files,
     preview,
     reference,
     schedule,
@@ -34,8 +36,16 @@ NODES: list[type[io.ComfyNode]] = [
     schedule.Blocks,
     preview.PreviewStrength,
     annotate.Canny,
+    pose_files.LoadPose,
+    pose_files.SavePose,
+    pose.MergePoses,
+    pose.FilterPoses,
+    pose.TransformPoses,
+    pose.SmoothPoses,
+    pose.RenderPose,
     demo.LoadMiniSD,
     demo.ExampleImage,
+    pose_files.ExamplePose,
 ]
 
 

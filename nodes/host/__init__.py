@@ -1,10 +1,10 @@
 """Everything that the pack needs of its host, and the only rooms that import it (comfy_api apart).
 
-folders: where models lie. models: networks in the host's keeping. loading: from a file to a CONTROL_NET.
-calls: what the host asks at a sampling step. steered: what all controls have in common; control, lllite,
-reference: those of the pack's own; host_control, foreign: those that the host made; merged: several as one;
-recording: one that remembers its answers. sampling: the host's samplers. annotators: their networks and
-downloads.
+folders: where models and files lie. models: networks in the host's keeping. loading: from a file to a
+CONTROL_NET. calls: what the host asks at a sampling step. steered: what all controls have in common; control,
+lllite, reference: those of the pack's own; host_control, foreign: those that the host made; merged: several
+as one; recording: one that remembers its answers. sampling: the host's samplers. annotators: their networks
+and downloads.
 """
 
 from .annotators import ANNOTATOR_DTYPES, annotation_progress, annotator_network, fetch_annotator
@@ -15,6 +15,9 @@ from .folders import (
     annotator_folders,
     controlnet_files,
     controlnet_path,
+    input_file,
+    input_files,
+    output_file,
     register_model_folders,
 )
 from .host_control import HostControl
@@ -49,9 +52,12 @@ __all__ = [
     "controlnet_path",
     "diffusion_model",
     "fetch_annotator",
+    "input_file",
+    "input_files",
     "load_control",
     "load_native",
     "noise_levels",
+    "output_file",
     "register_model_folders",
     "result_device",
     "sample_first",
