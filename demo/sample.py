@@ -14,8 +14,9 @@ from cnet_core.networks.autoencoder import TinyAutoencoder
 from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.text_encoder import WordEncoder
 from cnet_core.networks.unet import UNet
+from cnet_core.training.diffusion import alpha_sigma
 from demo.make import control_file, load_autoencoder, load_base
-from demo.train import HINTS, alpha_sigma
+from demo.train import HINTS
 
 # Chosen on validation scenes, which the report does not measure: see demo/report.py.
 GUIDANCE = 4.0

@@ -19,6 +19,7 @@ from cnet_core.networks.autoencoder import TinyAutoencoder
 from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.text_encoder import WordEncoder
 from cnet_core.networks.unet import UNet
+from cnet_core.training.diffusion import alpha_sigma
 from demo.scenes import SIZE, Scene, draw_scene
 
 HINTS: dict[str, Callable[[Scene], np.ndarray]] = {
@@ -179,13 +180,6 @@ def autoencoder_loss(autoencoder: TinyAutoencoder) -> Callable[[dict, torch.Gene
         return autoencoder.loss(images.contiguous(memory_format=torch.channels_last), noise)
 
     return loss_of
-
-
-def alpha_sigma(timesteps: Tensor) -> tuple[Tensor, Tensor]:
-    """Signal and noise scales [B,1,1,1] of Stable Diffusion's schedule (scaled-linear betas) at 0..999."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    kept = torch.cumprod(1 - betas, 0)[timesteps].float()[:, None, None, None]
-    return kept.sqrt(), (1 - kept).sqrt()
 
 
 def diffusion_loss(

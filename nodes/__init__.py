@@ -16,6 +16,7 @@ from . import (
     pose_files,
     preview,
     reference,
+    reuse,
     schedule,
     union,
 )
@@ -34,6 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     schedule.StrengthCurve,
     schedule.FrameStrengths,
     schedule.Blocks,
+    reuse.ResidualReuse,
     preview.PreviewStrength,
     annotate.Canny,
     pose_files.LoadPose,

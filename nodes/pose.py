@@ -5,8 +5,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..annotators.fit import MODES, Mode
 from ..annotators.pose.keypoints import LARGEST_SIDE, PARTS, Frame, parse, write
-from ..annotators.pose.render import FITS, STYLES, Fit, Style, render
+from ..annotators.pose.render import STYLES, Style, render
 from ..annotators.pose.smooth import smooth
 from ..annotators.pose.tools import PIVOTS, Change, Keep, Pivot, keep, merge, numbers, transform
 
@@ -33,7 +34,7 @@ def people_input() -> io.Input:
 def fit_input() -> io.Input:
     return io.Combo.Input(
         "fit",
-        options=list(FITS),
+        options=list(MODES),
         default="fill",
         optional=True,
         advanced=True,
@@ -73,7 +74,7 @@ class MergePoses(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, poses: dict[str, Any], fit: Fit = "fill") -> io.NodeOutput:
+    def execute(cls, poses: dict[str, Any], fit: Mode = "fill") -> io.NodeOutput:
         given = [parse(pose) for pose in poses.values() if pose is not None]
         return io.NodeOutput(write(merge(given, fit)))
 
@@ -355,7 +356,7 @@ class RenderPose(io.ComfyNode):
         hands,
         face,
         score_threshold,
-        fit: Fit = "fill",
+        fit: Mode = "fill",
         stick_width=0.0,
     ) -> io.NodeOutput:
         pictures = render(

@@ -16,6 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+# Runs a function on its arguments: as it is, or so that its backward pass computes it again (checkpointing).
+Run = Callable[..., Any]
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -227,6 +229,10 @@ class Inputs:
     context: Tensor | Text
     # Filled by the decoder only: the size that an Upsample must reach.
     size: tuple[int, int] = field(default=(0, 0))
+
+
+def directly(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def run_block(block: nn.Module, h: Tensor, inputs: Inputs) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..control.residuals import Residuals
-from .blocks import Attention, Build, Inputs, Text, run_block, sdpa
+from .blocks import Attention, Build, Inputs, Run, Text, directly, run_block, sdpa
 from .config import UNetConfig
 from .protocol import Features
 from .unet import Encoder, UNet
@@ -115,17 +115,21 @@ class ControlNet(Encoder):
         timesteps: Tensor,
         context: Tensor | Text,
         y: Tensor | None = None,
+        run: Run = directly,
     ) -> Residuals:
-        """Residuals for a UNet of the same configuration; arguments as in UNet.forward and encode_hint."""
-        return self.residuals(x, features[0], self.embed(x, timesteps, context, y))
+        """Residuals for a UNet of the same configuration; arguments as in UNet.forward and encode_hint.
 
-    def residuals(self, x: Tensor, hint: Tensor, inputs: Inputs) -> Residuals:
+        run: how the blocks are run.
+        """
+        return self.residuals(x, features[0], self.embed(x, timesteps, context, y), run)
+
+    def residuals(self, x: Tensor, hint: Tensor, inputs: Inputs, run: Run = directly) -> Residuals:
         """Run the copied encoder with the encoded hint, and join its states to the base's."""
         h, down = x, []
         for i, (block, zero_conv) in enumerate(zip(self.input_blocks, self.zero_convs, strict=True)):
-            h = self.enter(x, hint) if i == 0 else run_block(block, h, inputs)
+            h = self.enter(x, hint) if i == 0 else run(run_block, block, h, inputs)
             down.append(run_block(zero_conv, h, inputs))
-        h = run_block(self.middle_block, h, inputs)
+        h = run(run_block, self.middle_block, h, inputs)
         return Residuals(down, self.middle_block_out[0](h))
 
 

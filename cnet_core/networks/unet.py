@@ -1,6 +1,7 @@
 """Stable Diffusion's UNet (SD1.5, SD2.x, SDXL, and any width of theirs), with LDM key names."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from .blocks import (
     Downsample,
     Inputs,
     ResBlock,
+    Run,
     SpatialTransformer,
     Text,
     Upsample,
+    directly,
     run_block,
     sdpa,
     timestep_embedding,
@@ -150,12 +153,14 @@ class UNet(Encoder):
         context: Tensor,
         y: Tensor | None = None,
         residuals: Residuals | None = None,
+        run: Run = directly,
     ) -> Tensor:
         """Predict [B,out_channels,H,W] from a scaled noisy latent.
 
         x: [B,in_channels,H,W]; timesteps: [B], 0..999; context: [B,N,context_dim]; y: [B,adm_in_channels]
         where the configuration has it; residuals: added out of place, so neither the frozen encoder's
-        activations nor the residuals are changed, and a frozen encoder builds no graph.
+        activations nor the residuals are changed, and a frozen encoder builds no graph; run: how the
+        decoder's blocks are run, the only ones through which training a control network takes gradients.
         """
         inputs = self.embed(x, timesteps, context, y)
         residuals = Residuals() if residuals is None else residuals
@@ -166,8 +171,12 @@ class UNet(Encoder):
         h = plus(run_block(self.middle_block, h, inputs), residuals.mid)
         skips = [plus(skip, down) for skip, down in beside(skips, residuals.down)]
         for block in self.output_blocks:
-            h = torch.cat([h, skips.pop()], dim=1)
-            if skips:
-                inputs.size = (skips[-1].shape[2], skips[-1].shape[3])
-            h = run_block(block, h, inputs)
+            skip = skips.pop()
+            # A copy for each block, because a block may be run again after the later ones.
+            size = (skips[-1].shape[2], skips[-1].shape[3]) if skips else inputs.size
+            h = run(_run_decoder_block, block, h, skip, replace(inputs, size=size))
         return self.out(h)
+
+
+def _run_decoder_block(block: nn.Module, h: Tensor, skip: Tensor, inputs: Inputs) -> Tensor:
+    return run_block(block, torch.cat([h, skip], dim=1), inputs)

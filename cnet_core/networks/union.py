@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..control.residuals import Residuals
 from ..errors import ControlError, HintError
-from .blocks import Attention, Build, Text, sdpa, timestep_embedding
+from .blocks import Attention, Build, Run, Text, directly, sdpa, timestep_embedding
 from .config import UNetConfig
 from .controlnet import HINT_WIDTHS, ControlNet, zeroed
 from .protocol import Features
@@ -185,7 +185,8 @@ class UnionControlNet(ControlNet):
         timesteps: Tensor,
         context: Tensor | Text,
         y: Tensor | None = None,
+        run: Run = directly,
     ) -> Residuals:
         """Residuals for a UNet of the same configuration; features of encode_hint or encode_hints."""
         hint, types = features
-        return self.residuals(x, hint, self.embed(x, timesteps, context, y, types))
+        return self.residuals(x, hint, self.embed(x, timesteps, context, y, types), run)

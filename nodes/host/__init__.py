@@ -1,10 +1,10 @@
 """Everything that the pack needs of its host, and the only rooms that import it (comfy_api apart).
 
-folders: where models and files lie. models: networks in the host's keeping. loading: from a file to a
-CONTROL_NET. calls: what the host asks at a sampling step. steered: what all controls have in common; control,
-lllite, reference: those of the pack's own; host_control, foreign: those that the host made; merged: several
-as one; recording: one that remembers its answers. sampling: the host's samplers. annotators: their networks
-and downloads.
+folders: where models lie. models: networks in the host's keeping. loading: from a file to a CONTROL_NET.
+calls: what the host asks at a sampling step. steered: what all controls have in common; reusing: those that
+need not be computed at each step; control, lllite, reference: those of the pack's own; host_control, foreign:
+those that the host made; merged: several as one; recording: one that remembers its answers. sampling: the
+host's samplers. annotators: their networks and downloads.
 """
 
 from .annotators import ANNOTATOR_DTYPES, annotation_progress, annotator_network, fetch_annotator
@@ -26,6 +26,7 @@ from .merged import MergedControl
 from .models import PRECISIONS, Resident, base_config, diffusion_model, result_device
 from .recording import Record, RecordingControl
 from .reference import ReferenceControl
+from .reusing import ResidualControl
 from .sampling import SAMPLERS, SCHEDULERS, noise_levels, sample_first, sigma_at
 from .steered import Steered
 
@@ -43,6 +44,7 @@ __all__ = [
     "RecordingControl",
     "ReferenceControl",
     "Resident",
+    "ResidualControl",
     "Steered",
     "annotation_progress",
     "annotator_folders",

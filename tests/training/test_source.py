@@ -1,0 +1,134 @@
+"""Batches of a cache: pure in their number and seed, resampled, with captions dropped when they are drawn."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from cnet_core.errors import BaseMismatchError, DataError
+from cnet_core.networks.config import UNetConfig
+from cnet_core.training.cache import Cache, Preparation, build
+from cnet_core.training.data import Dataset, from_batch
+from cnet_core.training.source import CachedSource, size_condition
+
+BASE = UNetConfig(32, (1, 2), (1, 1), (1, 0), context_dim=6, num_heads=2, in_channels=3)
+XL = dataclasses.replace(BASE, adm_in_channels=5 + 6 * 256)
+
+
+class Encoders:
+    """A latent of the picture's own colours with a spread, and texts as long as their captions."""
+
+    latent_id = text_id = "test"
+    latent_scale: float | None = 0.5
+
+    def latent(self, image):
+        mean = image.movedim(-1, 0)[:, ::8, ::8].contiguous()
+        return mean, torch.full_like(mean, 0.25)
+
+    def text(self, caption):
+        return torch.full((1 + len(caption), 6), float(len(caption))), torch.full((5,), float(len(caption)))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    """Seven squares and three wide pictures."""
+    generator = torch.Generator().manual_seed(1)
+    squares = from_batch(torch.rand(7, 64, 64, 3, generator=generator), torch.zeros(7, 64, 64, 3), ["a"])
+    wide = from_batch(torch.rand(3, 64, 192, 3, generator=generator), torch.ones(3, 64, 192, 3), ["bcd"])
+    named = [dataclasses.replace(pair, name=f"wide {pair.name}") for pair in wide.pairs]
+    return build(Dataset((*squares.pairs, *named)), Encoders(), tmp_path, Preparation(128, 64))
+
+
+def test_a_batch_depends_on_nothing_but_its_arguments(cache):
+    first, second = CachedSource(cache, BASE), CachedSource(Cache(cache.folder), BASE)
+    second.batch(9, 2, 5, 0.5)
+    for index in (7, 0, 3):
+        one, other = first.batch(index, 2, 5, 0.5), second.batch(index, 2, 5, 0.5)
+        assert torch.equal(one.latents, other.latents) and torch.equal(one.context, other.context)
+        assert (one.names, one.dropped) == (other.names, other.dropped)
+    assert first.batch(0, 2, 6, 0.5).names != first.batch(0, 2, 5, 0.5).names
+
+
+def test_an_epoch_shows_every_example_in_batches_of_one_size(cache):
+    source = CachedSource(cache, BASE)
+    batches = [source.batch(i, 2, 0, 0.0) for i in range(6)]
+    assert {name for batch in batches for name in batch.names} == {e.name for e in cache.manifest.examples}
+    assert {batch.latents.shape[1:] for batch in batches} == {(3, 16, 16), (3, 8, 24)}
+    for batch in batches:
+        assert batch.hints.dtype == torch.uint8
+        assert batch.hints.shape == (2, 3, 8 * batch.latents.shape[2], 8 * batch.latents.shape[3])
+
+
+def test_latents_are_drawn_anew_around_their_mean_and_scaled(cache):
+    source = CachedSource(cache, BASE, latent_scale=2.0)
+    drawn = {}
+    for index in range(200):
+        batch = source.batch(index, 1, 0, 0.0)
+        drawn.setdefault(batch.names[0], []).append(batch.latents[0])
+    example = cache.manifest.examples[0]
+    values = torch.stack(drawn[example.name]) - 2 * cache.latent(example)[0]
+    assert not torch.equal(*values[:2])
+    assert abs(values.mean()) < 0.02 and abs(values.std() - 0.5) < 0.02
+    assert CachedSource(cache, BASE).scale == 0.5
+
+
+def test_captions_are_dropped_at_their_rate_when_they_are_drawn(cache):
+    source = CachedSource(cache, BASE)
+    empty = cache.text(cache.manifest.empty)[0][0]
+    fate: dict[str, set[bool]] = {}
+    for index in range(60):
+        batch = source.batch(index, 2, 0, 0.5)
+        for name, dropped, context in zip(batch.names, batch.dropped, batch.context, strict=True):
+            fate.setdefault(name, set()).add(dropped)
+            assert torch.equal(context[0], empty) == dropped
+    assert all(seen == {True, False} for seen in fate.values())
+    assert not any(source.batch(i, 2, 0, 0.0).dropped[0] for i in range(20))
+    assert all(source.batch(i, 2, 0, 1.0).dropped[0] for i in range(20))
+
+
+def test_texts_of_several_lengths_are_repeated_to_one(cache):
+    source = CachedSource(cache, BASE)
+    lengths = {source.batch(i, 2, 0, 0.5).context.shape[1] for i in range(30)}
+    assert lengths == {1, 2, 4}
+
+
+def test_grey_hints(cache):
+    assert CachedSource(cache, BASE, hint_channels=1).batch(0, 2, 0, 0.0).hints.shape[1] == 1
+    with pytest.raises(DataError, match="4 hint channels"):
+        CachedSource(cache, BASE, hint_channels=4)
+
+
+def test_vectors_tell_sdxl_the_sizes(cache):
+    batch = CachedSource(cache, XL).batch(0, 2, 0, 0.0)
+    example = next(e for e in cache.manifest.examples if e.name == batch.names[0])
+    sizes = (*example.original[::-1], *example.crop[::-1], example.height, example.width)
+    pooled = cache.text(example.text)[1]
+    assert batch.y is not None and torch.equal(batch.y[0], size_condition(pooled, sizes))
+    assert batch.y.shape == (2, 5 + 6 * 256)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"context_dim": 768}, "6 channels of text, and the base model reads 768"),
+        ({"in_channels": 4}, "3 latent channels"),
+        ({"adm_in_channels": 2816}, "5 channels of pooled text, and the base model reads 1280"),
+    ],
+)
+def test_a_cache_of_another_family_is_refused(cache, change, what):
+    with pytest.raises(BaseMismatchError, match=what):
+        CachedSource(cache, dataclasses.replace(BASE, **change))
+
+
+def test_a_cache_that_knows_no_scale_asks_for_it(cache):
+    cache.manifest = dataclasses.replace(cache.manifest, latent_scale=None)
+    with pytest.raises(DataError, match=r"0\.18215"):
+        CachedSource(cache, BASE)
+    assert CachedSource(cache, BASE, 0.13025).scale == 0.13025
+
+
+def test_facts_are_what_the_trained_file_says_of_its_data(cache):
+    source = CachedSource(cache, BASE)
+    assert source.facts == {"resolution": "128", "pairs": "10"}
+    assert len(source) == 10 and source.data_hash == cache.manifest.data_hash
