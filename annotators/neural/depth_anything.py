@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ SIZES = {
 }
 
 
-def build(paths: Mapping[str, Path], size: Size) -> torch.nn.Module:
-    (path,) = paths.values()
+def configuration(size: Size) -> Any:
+    """What transformers makes the network from."""
     library = transformers()
     backbone = library.Dinov2Config(
         hidden_size=size.width,
@@ -45,13 +46,17 @@ def build(paths: Mapping[str, Path], size: Size) -> torch.nn.Module:
         reshape_hidden_states=False,
         apply_layernorm=True,
     )
-    config = library.DepthAnythingConfig(
+    return library.DepthAnythingConfig(
         backbone_config=backbone,
         reassemble_hidden_size=size.width,
         neck_hidden_sizes=list(size.neck),
         fusion_hidden_size=size.decoder,
     )
-    return from_transformers("DepthAnythingForDepthEstimation", config, path)
+
+
+def build(paths: Mapping[str, Path], size: Size) -> torch.nn.Module:
+    (path,) = paths.values()
+    return from_transformers("DepthAnythingForDepthEstimation", configuration(size), path)
 
 
 def depth_anything(pictures: Tensor, net: torch.nn.Module, **parameters: object) -> Annotation:

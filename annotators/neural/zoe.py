@@ -19,6 +19,8 @@ _FILE = in_annotators("ZoeD_M12_N.pt", "MIT")
 
 # The picture's black is the 85th percentile of the distance, its white the 2nd.
 _FAR, _NEAR = 85.0, 2.0
+# The least side that the network's layers can halve.
+_PATCH = 32
 
 
 class Zoe(torch.nn.Module):
@@ -27,6 +29,15 @@ class Zoe(torch.nn.Module):
     def __init__(self, net: Any):
         super().__init__()
         self.net: Any = net
+        prepare = net.core.prep
+
+        def prepared(pictures: Tensor) -> Tensor:
+            # Very long pictures would have a side of no pixel.
+            width, height = prepare.resizer.get_size(*pictures.shape[:-3:-1])
+            size = (max(_PATCH, int(height)), max(_PATCH, int(width)))
+            return prepare.normalization(F.interpolate(pictures, size, mode="bilinear", align_corners=True))
+
+        net.core.prep = prepared
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Distances [B,1,H,W] in metres. It looks at them at about 384 x 512, of their own shape."""

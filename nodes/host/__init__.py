@@ -23,7 +23,7 @@ from .folders import (
 from .host_control import HostControl
 from .loading import load_control, load_native
 from .merged import MergedControl
-from .models import PRECISIONS, Resident, base_config, diffusion_model, result_device
+from .models import PRECISIONS, Resident, base_config, device_pace, diffusion_model, result_device
 from .recording import Record, RecordingControl
 from .reference import ReferenceControl
 from .reusing import ResidualControl
@@ -52,6 +52,7 @@ __all__ = [
     "base_config",
     "controlnet_files",
     "controlnet_path",
+    "device_pace",
     "diffusion_model",
     "fetch_annotator",
     "input_file",

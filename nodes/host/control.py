@@ -192,7 +192,7 @@ def together(controls: Sequence[Control], call: Call, rows: Sequence[list[float]
     y = call.cond.get("y")
     tokens = call.cond.get("crossattn_controlnet", call.cond["c_crossattn"])
     residuals = network.net(
-        spoken(sampling.calculate_input(call.t, call.x).to(**like)),
+        spoken(sampling.calculate_input(call.t, call.x).to(**like, memory_format=network.memory_format)),
         tuple(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*encoded, strict=True)),
         spoken(sampling.timestep(call.t).float()),
         first.text(spoken(tokens.to(**like)), call, tuple(index)),

@@ -45,7 +45,7 @@ def pidinet() -> torch.nn.Module:
 
 
 def teed() -> torch.nn.Module:
-    return lively(network_module("teed.ted").TED(), 0.1, "block_1.conv1")
+    return lively(network_module("teed.ted").TED(), 0.05, "block_1.conv1", "block_2")
 
 
 def lineart() -> torch.nn.Module:
@@ -127,28 +127,28 @@ def sam() -> torch.nn.Module:
     """Segment Anything in small: 256 pixels, 3 layers."""
     modeling = network_module("segment_anything.modeling")
     side, width = 16, 32
-    return lively(
-        modeling.Sam(
-            image_encoder=modeling.ImageEncoderViT(
-                img_size=16 * side,
-                embed_dim=64,
-                depth=3,
-                num_heads=2,
-                norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
-                use_rel_pos=True,
-                global_attn_indexes=(2,),
-                window_size=4,
-                out_chans=width,
-            ),
-            prompt_encoder=modeling.PromptEncoder(width, (side, side), (16 * side, 16 * side), 16),
-            mask_decoder=modeling.MaskDecoder(
-                num_multimask_outputs=3,
-                transformer=modeling.TwoWayTransformer(2, width, 8, 2048),
-                transformer_dim=width,
-            ),
+    net = modeling.Sam(
+        image_encoder=modeling.ImageEncoderViT(
+            img_size=16 * side,
+            embed_dim=64,
+            depth=3,
+            num_heads=2,
+            norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            global_attn_indexes=(2,),
+            window_size=4,
+            out_chans=width,
         ),
-        1.0,
+        prompt_encoder=modeling.PromptEncoder(width, (side, side), (16 * side, 16 * side), 16),
+        mask_decoder=modeling.MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=modeling.TwoWayTransformer(2, width, 8, 2048),
+            transformer_dim=width,
+        ),
     )
+    # It thinks well of whatever it finds.
+    torch.nn.init.ones_(net.mask_decoder.iou_prediction_head.layers[-1].bias)
+    return lively(net, 1.0)
 
 
 def of_several_devices(net: torch.nn.Module) -> dict[str, torch.Tensor]:
