@@ -13,6 +13,8 @@ from . import (
     load,
     merge,
     pair,
+    pose,
+    pose_files,
     preview,
     reference,
     reuse,
@@ -40,8 +42,16 @@ NODES: list[type[io.ComfyNode]] = [
     *annotate.ANNOTATOR_NODES,
     hints.FitHint,
     hints.PreviewHint,
+    pose_files.LoadPose,
+    pose_files.SavePose,
+    pose.MergePoses,
+    pose.FilterPoses,
+    pose.TransformPoses,
+    pose.SmoothPoses,
+    pose.RenderPose,
     demo.LoadMiniSD,
     demo.ExampleImage,
+    pose_files.ExamplePose,
 ]
 
 
