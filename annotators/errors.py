@@ -13,5 +13,9 @@ class WeightsError(AnnotatorError):
     """A weight file is missing, damaged, or not what the annotator needs."""
 
 
+class DependencyError(AnnotatorError):
+    """A library that this annotator needs beside the pack's own is missing, or of a version that lacks it."""
+
+
 class PoseError(AnnotatorError):
     """Keypoints that are none, or that a pose tool cannot work with."""

@@ -1,4 +1,7 @@
-"""The typed parameters of annotators: what nodes, shell and tests read ranges and defaults from."""
+"""The typed parameters of annotators: what nodes, shell and tests read ranges and defaults from.
+
+advanced: nodes fold it away until the user asks for it.
+"""
 
 import math
 from collections.abc import Sequence
@@ -17,6 +20,7 @@ class Int:
     minimum: int
     maximum: int
     tooltip: str
+    advanced: bool = False
 
     def check(self, value: Any) -> int:
         """The value as an int. Raises ParameterError if it is none, or outside the range."""
@@ -42,6 +46,7 @@ class Float:
     maximum: float
     tooltip: str
     step: float = 0.01
+    advanced: bool = False
 
     def check(self, value: Any) -> float:
         """The value as a float. Raises ParameterError if it is none, or outside the range."""
@@ -65,6 +70,7 @@ class Bool:
     name: str
     default: bool
     tooltip: str
+    advanced: bool = False
 
     def check(self, value: Any) -> bool:
         """The value. Raises ParameterError if it is no bool."""
@@ -86,6 +92,7 @@ class Choice:
     default: str
     options: Sequence[str]
     tooltip: str
+    advanced: bool = False
 
     def check(self, value: Any) -> str:
         """The value. Raises ParameterError if it is none of the options."""

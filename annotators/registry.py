@@ -43,6 +43,9 @@ CONDITIONS = (
     "tool",
 )
 
+# What annotations may hold beside the picture.
+RAW = ("depth", "labels", "mask", "lines", "keypoints")
+
 
 @dataclass(frozen=True)
 class WeightFile:
@@ -88,6 +91,7 @@ class Annotator:
     It must follow `.to(device, dtype)`.
     multiple: `annotate` takes sides that are multiples of it; pictures are padded to one and cut back.
     batchable: False where pictures are annotated one by one whatever the chunk.
+    makes: what its annotations hold beside the picture, of RAW.
     suits: published ControlNets whose hints these are.
     """
 
@@ -105,6 +109,7 @@ class Annotator:
     # What must be installed beside the pack's own requirements: the name of the pack's extra.
     extra: str | None = None
     multiple: int = 1
+    makes: tuple[str, ...] = ()
     batchable: bool = True
     seedable: bool = False
     masked: bool = False

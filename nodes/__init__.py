@@ -14,6 +14,7 @@ from . import (
     pair,
     preview,
     reference,
+    reuse,
     schedule,
     union,
 )
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     schedule.StrengthCurve,
     schedule.FrameStrengths,
     schedule.Blocks,
+    reuse.ResidualReuse,
     preview.PreviewStrength,
     annotate.Canny,
     demo.LoadMiniSD,

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..cnet_core.control.merge import Part, Rule, merge
 from ..cnet_core.control.residuals import Residuals
+from ..cnet_core.control.rows import placed
 from ..cnet_core.control.weighting import Weighting
 
 # What a control answers with: lists of residuals (or None) for the host's input, middle and output blocks.
@@ -25,16 +26,32 @@ def answer_of(residuals: Residuals) -> Answer:
     }
 
 
+def at_rows(answer: Answer, rows: Sequence[int], total: int) -> Answer:
+    """An answer for these rows as one for `total` rows, 0 in the others."""
+    return {place: [None if t is None else placed(t, rows, total) for t in answer[place]] for place in PLACES}
+
+
+def flat(answer: Answer) -> list[Tensor | None]:
+    """All residuals in one list; `shaped` makes them an answer again."""
+    return [residual for place in PLACES for residual in answer[place]]
+
+
+def counts_of(answer: Answer) -> dict[str, int]:
+    """How many residuals there are at each place."""
+    return {place: len(answer[place]) for place in PLACES}
+
+
+def shaped(residuals: Sequence[Tensor | None], counts: dict[str, int]) -> Answer:
+    left = iter(residuals)
+    return {place: [next(left) for _ in range(counts[place])] for place in PLACES}
+
+
 def weigh(
     answer: Answer, weighting: Weighting, rows: Sequence[float], mask_for: Callable[[Tensor], Tensor | None]
 ) -> Parts:
     """Put a control's weights beside its answer; arguments as in Weighting.weigh."""
-    parts = weighting.weigh([entry for place in PLACES for entry in answer[place]], rows, mask_for)
-    weighed: Parts = {}
-    for place in PLACES:
-        count = len(answer[place])
-        weighed[place], parts = parts[:count], parts[count:]
-    return weighed
+    parts = iter(weighting.weigh(flat(answer), rows, mask_for))
+    return {place: [next(parts) for _ in answer[place]] for place in PLACES}
 
 
 def merge_parts(controls: Sequence[Parts], rule: Rule) -> Answer:

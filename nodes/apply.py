@@ -7,6 +7,8 @@ from .inputs import (
     conditioning_inputs,
     conditioning_outputs,
     control_inputs,
+    reuse_inputs,
+    reuse_of,
     timing_inputs,
     vae_input,
     weighting,
@@ -32,15 +34,26 @@ class ApplyControlNet(io.ComfyNode):
                 *timing_inputs(),
                 vae_input(),
                 *weighting_inputs(),
+                *reuse_inputs("the control is"),
             ],
             outputs=conditioning_outputs(),
         )
 
     @classmethod
-    def execute(cls, positive, negative, control_net, image=None, vae=None, **weights) -> io.NodeOutput:
+    def execute(
+        cls,
+        positive,
+        negative,
+        control_net,
+        image=None,
+        vae=None,
+        economy="exact",
+        reuse=None,
+        **weights,
+    ) -> io.NodeOutput:
         wanted = weighting(**weights)
         conditioning.check_conditioning(control_net, positive + negative)
-        control = conditioning.with_hint(control_net, image, wanted, vae)
+        control = conditioning.with_hint(control_net, image, wanted, vae, reuse_of(economy, reuse))
         if wanted.absent:
             return io.NodeOutput(positive, negative)
         return io.NodeOutput(*conditioning.attach(control, positive, negative))

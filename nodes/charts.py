@@ -19,7 +19,8 @@ CONFLICT, SILENT, AGREE = (178, 24, 43), (228, 228, 228), (33, 102, 172)
 class StrengthRow:
     """One control: its strength at each step on the prompt's and on the negative's side.
 
-    frames: factors per frame, blocks: weights per block; empty where they are all alike.
+    frames: factors per frame, blocks: weights per block; empty where they are all alike. computed: at which
+    steps the control is computed, where it is not at each that it acts in; note: more about that.
     """
 
     label: str
@@ -27,6 +28,8 @@ class StrengthRow:
     uncond: Sequence[float]
     frames: Sequence[float] = ()
     blocks: Sequence[float] = ()
+    computed: Sequence[bool] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,16 @@ class Area:
             sheet.line([(self.left, y), (self.right, y)], FAINT if value == 0 else GRID)
             sheet.text(self.left - 6, y, number(value), 11, "rm", FAINT)
 
-    def bars(self, sheet: Sheet, values: Sequence[float], fill: Any) -> None:
+    def bars(
+        self, sheet: Sheet, values: Sequence[float], fill: Any, pale: Sequence[bool] | None = None
+    ) -> None:
+        """pale: which bars are drawn faintly."""
         # Gaps between bars only where there is room for both.
         gap = 1 if self.x(1) - self.x(0) >= 6 else 0
+        faint = tuple(round(255 - 0.35 * (255 - channel)) for channel in fill)
         for i, value in enumerate(values):
-            sheet.bar(self.x(i) + gap, self.y(value), self.x(i + 1) - gap, self.y(0), fill)
+            colour = faint if pale and pale[i] else fill
+            sheet.bar(self.x(i) + gap, self.y(value), self.x(i + 1) - gap, self.y(0), colour)
 
     def stairs(self, sheet: Sheet, values: Sequence[float], fill: Any) -> None:
         points = [(self.x(i + side), self.y(value)) for i, value in enumerate(values) for side in (0, 1)]
@@ -88,9 +96,11 @@ def strength_chart(title: str, rows: Sequence[StrengthRow], sigmas: Sequence[flo
     for i, row in enumerate(rows):
         upper, colour = head + height * i, COLOURS[i % len(COLOURS)]
         area = Area(left, upper + 24, end, upper + height - 12, top, len(sigmas))
-        sheet.text(left, upper + 9, fitted(row.label, end - left))
+        room = end - left - (_font(11).getlength(row.note) + 12 if row.note else 0)
+        sheet.text(left, upper + 9, fitted(row.label, room))
+        sheet.text(end, upper + 9, row.note, 11, "rm", FAINT)
         area.grid(sheet)
-        area.bars(sheet, row.cond, colour)
+        area.bars(sheet, row.cond, colour, [not computed for computed in row.computed])
         if sides:
             area.stairs(sheet, row.uncond, INK)
         for k, name in enumerate(panels):

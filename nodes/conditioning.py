@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..cnet_core.control.reuse import EXACT, Reuse
 from ..cnet_core.control.weighting import Weighting
 from ..cnet_core.errors import BaseMismatchError, HintError
 from .host import Control, HostControl, MergedControl, Steered
@@ -27,8 +28,10 @@ def check_conditioning(control: Any, conditioning: list) -> None:
             )
 
 
-def with_hint(control_net: Any, image: Tensor | None, weighting: Weighting, vae: Any = None) -> Steered:
-    """A copy of a CONTROL_NET, ours or the host's, that holds this hint IMAGE [B,H,W,C] and these weights.
+def with_hint(
+    control_net: Any, image: Tensor | None, weighting: Weighting, vae: Any = None, reuse: Reuse = EXACT
+) -> Steered:
+    """A copy of a CONTROL_NET, ours or the host's, that holds this hint IMAGE [B,H,W,C] and these settings.
 
     image: None for a CONTROL_NET that holds its hints already. Raises HintError for a missing hint, or one
     too many, and for a missing VAE.
@@ -52,7 +55,7 @@ def with_hint(control_net: Any, image: Tensor | None, weighting: Weighting, vae:
     span = (timing.start_percent, timing.end_percent)
     hint = next(iter(typed.values())) if image is None else image.movedim(-1, 1)
     control.set_cond_hint(hint, timing.strength, span, vae=vae)
-    control.weighting = weighting
+    control.weighting, control.reuse = weighting, reuse
     return control
 
 

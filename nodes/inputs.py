@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..cnet_core.control.blocks import BlockWeights
 from ..cnet_core.control.mask import prepare_mask
+from ..cnet_core.control.reuse import ECONOMIES, Reuse
 from ..cnet_core.control.schedule import Schedule
 from ..cnet_core.control.timing import Timing
 from ..cnet_core.control.weighting import BALANCES, Weighting
@@ -14,6 +15,7 @@ from . import host
 
 ScheduleType = io.Custom("CNET_SCHEDULE")
 BlocksType = io.Custom("CNET_BLOCKS")
+ReuseType = io.Custom("CNET_REUSE")
 
 
 def strength_input(name: str, tooltip: str, default: float = 1.0, **options: Any) -> io.Input:
@@ -161,6 +163,37 @@ def weighting_inputs() -> list[io.Input]:
             tooltip="A factor on the strength for the negative prompt's side; 0 saves half of the cost.",
         ),
     ]
+
+
+def reuse_inputs(whose: str) -> list[io.Input]:
+    """What `reuse_of` takes, all optional; `whose` controls they are about, for the tooltip."""
+    return [
+        io.Combo.Input(
+            "economy",
+            options=list(ECONOMIES),
+            default="exact",
+            optional=True,
+            tooltip=(
+                f"How often {whose} computed. exact: at every step. light: at a third of the steps, and "
+                "predicted from these at the others; the picture hardly changes. strong: at a fifth of them."
+            ),
+        ),
+        ReuseType.Input(
+            "reuse",
+            optional=True,
+            advanced=True,
+            tooltip="Settings of one's own instead of the economy, from Residual Reuse.",
+        ),
+    ]
+
+
+def reuse_of(economy: str = "exact", reuse: Any = None) -> Reuse:
+    """What `reuse_inputs` ask for. Raises ControlError."""
+    if not isinstance(reuse, Reuse | None):
+        raise ControlError("reuse holds no settings of reuse; connect the output of a Residual Reuse node.")
+    if economy not in ECONOMIES:
+        raise ControlError(f"economy {economy!r} is unknown; choose one of {', '.join(ECONOMIES)}.")
+    return ECONOMIES[economy] if reuse is None else reuse
 
 
 def weighting(

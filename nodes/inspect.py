@@ -17,7 +17,8 @@ class InspectCheckpoint(io.ComfyNode):
             category="cnet/load",
             description=(
                 "Say what a file in models/controlnet is, by its content: family, base model, precision, "
-                "hint channels, union types, metadata, and which node loads it. Its weights are not read."
+                "hint channels, union types, metadata, which node loads it, and by which precision this "
+                "device is fastest. Its weights are not read."
             ),
             search_aliases=["checkpoint info", "model info", "identify controlnet", "metadata"],
             is_output_node=True,
@@ -39,5 +40,8 @@ class InspectCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, file_name: str) -> io.NodeOutput:
-        report = inspect(host.controlnet_path(file_name)).to_text()
+        found = inspect(host.controlnet_path(file_name))
+        report = found.to_text()
+        if found.loader == "native":
+            report += f"\n  {'fastest here':<15}  {host.device_pace()}"
         return io.NodeOutput(report, ui=ui.PreviewText(report))

@@ -45,7 +45,8 @@ class LoadControlNet(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "How the weights are kept: auto as suits the device; fp8 halves the memory of fp16 "
-                        "and costs some accuracy."
+                        "and costs some accuracy; fastest as a short measurement of this device says, which "
+                        "Inspect Checkpoint shows."
                     ),
                 ),
                 io.Combo.Input(
@@ -66,6 +67,17 @@ class LoadControlNet(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Only for CtrLoRA: the base ControlNet that the file was trained on.",
+                ),
+                io.Boolean.Input(
+                    "compile",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Compile the network when it first runs (torch.compile): that takes a minute or more "
+                        "once, for all networks of a family and all sizes, and each step less than before. "
+                        "Needs a C++ compiler, on a GPU Triton."
+                    ),
                 ),
             ],
             outputs=[
@@ -91,7 +103,8 @@ class LoadControlNet(io.ComfyNode):
         precision="auto",
         global_average_pooling="auto",
         base_control_net=NO_BASE,
+        compile=False,
     ) -> io.NodeOutput:
         base = None if base_control_net == NO_BASE else base_control_net
-        control = host.load_control(control_net_name, model, precision, global_average_pooling, base)
+        control = host.load_control(control_net_name, model, precision, global_average_pooling, base, compile)
         return io.NodeOutput(control)

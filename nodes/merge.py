@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 
 from ..cnet_core.control.merge import Rule
+from ..cnet_core.control.reuse import Reuse
 from ..cnet_core.errors import ControlError
 from . import conditioning, host
 from .inputs import (
     conditioning_inputs,
     conditioning_outputs,
     control_inputs,
+    reuse_inputs,
+    reuse_of,
     timing_inputs,
     vae_input,
     weighting,
@@ -85,6 +88,15 @@ def controls_of(units: dict[str, Unit], prompts: list) -> list[host.Steered]:
     return [unit.control for unit in units.values() if not unit.absent]
 
 
+def _economised(control: host.Steered, reuse: Reuse) -> host.Steered:
+    """The control, computed as `reuse` says where it has no economy of its own."""
+    if reuse.exact or not control.reuse.exact:
+        return control
+    control = control.copy()
+    control.reuse = reuse
+    return control
+
+
 class ControlUnit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -105,15 +117,17 @@ class ControlUnit(io.ComfyNode):
                     optional=True,
                     tooltip="Off: the merge leaves this control out, at no cost.",
                 ),
+                *reuse_inputs("the control is"),
             ],
             outputs=[UnitType.Output(display_name="unit", tooltip="For Merge Controls.")],
         )
 
     @classmethod
-    def execute(cls, control_net, image=None, vae=None, enabled=True, **weights) -> io.NodeOutput:
-        return io.NodeOutput(
-            Unit(conditioning.with_hint(control_net, image, weighting(**weights), vae), enabled)
-        )
+    def execute(
+        cls, control_net, image=None, vae=None, enabled=True, economy="exact", reuse=None, **weights
+    ) -> io.NodeOutput:
+        settings = weighting(**weights), vae, reuse_of(economy, reuse)
+        return io.NodeOutput(Unit(conditioning.with_hint(control_net, image, *settings), enabled))
 
 
 class MergeControls(io.ComfyNode):
@@ -137,14 +151,17 @@ class MergeControls(io.ComfyNode):
                     options=[io.DynamicCombo.Option(mode, _mode_inputs(mode)) for mode in MODE_DESCRIPTIONS],
                     tooltip=" ".join(f"{mode}: {text}" for mode, text in MODE_DESCRIPTIONS.items()),
                 ),
+                *reuse_inputs("units whose own economy is exact are"),
             ],
             outputs=conditioning_outputs(),
         )
 
     @classmethod
-    def execute(cls, positive, negative, units: dict[str, Unit], mode: dict) -> io.NodeOutput:
-        rule = Rule(mode["mode"], mode.get("softness", 0.0))
-        controls = controls_of(units, positive + negative)
+    def execute(
+        cls, positive, negative, units: dict[str, Unit], mode: dict, economy="exact", reuse=None
+    ) -> io.NodeOutput:
+        rule, common = Rule(mode["mode"], mode.get("softness", 0.0)), reuse_of(economy, reuse)
+        controls = [_economised(control, common) for control in controls_of(units, positive + negative)]
         if not controls:
             return io.NodeOutput(positive, negative)
         return io.NodeOutput(*conditioning.attach(host.MergedControl(controls, rule), positive, negative))

@@ -4,8 +4,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..cnet_core.control.reuse import EXACT, Course, Reuse, computed_steps
 from ..cnet_core.control.schedule import Clock
-from ..cnet_core.control.timing import Timing
+from ..cnet_core.control.timing import Timing, active
 from ..cnet_core.control.weighting import Weighting, effective_strengths
 from ..cnet_core.errors import ControlError
 from . import conditioning, host
@@ -20,7 +21,10 @@ class PreviewStrength(io.ComfyNode):
             node_id="CNetPreviewStrength",
             display_name="Preview Strength (CNet)",
             category="cnet/schedule",
-            description="A chart of how strongly each control acts at each step of sampling.",
+            description=(
+                "A chart of how strongly each control acts at each step of sampling, and of the steps at "
+                "which it is computed: pale bars are predicted."
+            ),
             search_aliases=["controlnet schedule preview", "strength chart", "strength graph"],
             # The preview comes back when the node was cached.
             has_intermediate_output=True,
@@ -65,7 +69,9 @@ def _row(name: str, control: Any, sigmas: list[float], clock: Clock, sigma_at: A
         weighting = control.weighting
     else:
         weighting = Weighting(Timing(control.strength, *span))
-    strengths = effective_strengths(weighting, sigmas, clock, (sigma_at(span[0]), sigma_at(span[1])))
+    levels = sigma_at(span[0]), sigma_at(span[1])
+    strengths = effective_strengths(weighting, sigmas, clock, levels)
+    course = Course([sigma for sigma in sigmas if active(sigma, levels)])
     blocks = weighting.blocks.of(_block_count(control))
     frames = weighting.schedule.over_frames
     return StrengthRow(
@@ -74,7 +80,26 @@ def _row(name: str, control: Any, sigmas: list[float], clock: Clock, sigma_at: A
         [uncond for _, uncond in strengths],
         frames if any(factor != 1 for factor in frames) else (),
         blocks if any(weight != 1 for weight in blocks) else (),
+        *_computed(_reuse_of(control), course, sigmas, [any(sides) for sides in strengths]),
     )
+
+
+def _reuse_of(control: Any) -> Reuse:
+    """How a control is economised, if it can be at all."""
+    return control.reuse if isinstance(control, host.ResidualControl) and not control.steady else EXACT
+
+
+def _computed(
+    reuse: Reuse, course: Course, sigmas: list[float], acting: list[bool]
+) -> tuple[list[bool], str]:
+    """At which steps a control is computed, and what that saves, in words."""
+    if reuse.exact or not any(acting):
+        return [], ""
+    if reuse.adaptive:
+        return [], "computed steps are chosen while sampling"
+    computed = computed_steps(reuse, course, sigmas, acting)
+    saved = 1 - sum(computed) / sum(acting)
+    return computed, f"{sum(computed)} of {sum(acting)} steps computed, saves {saved:.0%}"
 
 
 def _block_count(control: Any) -> int:

@@ -22,13 +22,16 @@ def canny(pictures: Tensor, thresholds: str = "fixed", low: float = 100, high: f
         raise ParameterError(
             f"the low threshold {low} is above the high one {high}; lower it or raise the other."
         )
-    edges = []
-    for grey in as_grey(pictures):
-        if thresholds == "automatic":
-            high = _otsu(grey)
-            low = high / 2
-        edges.append(cv2.Canny(grey, low, high))
-    return Annotation(from_grey(np.stack(edges)))
+    greys = as_grey(pictures)
+    if thresholds == "automatic":
+        return Annotation(from_grey(np.stack([automatic_edges(grey) for grey in greys])))
+    return Annotation(from_grey(np.stack([cv2.Canny(grey, low, high) for grey in greys])))
+
+
+def automatic_edges(grey: np.ndarray) -> np.ndarray:
+    """Canny edges, uint8 [H,W], 0 or 255, of a picture uint8 [H,W], with thresholds from its own contrast."""
+    high = _otsu(grey)
+    return cv2.Canny(grey, high / 2, high)
 
 
 def _otsu(grey: np.ndarray) -> float:

@@ -70,16 +70,15 @@ class LLLiteFile:
 def open_lllite(file: StateFile, family: Family) -> LLLiteFile:
     """Each hooked layer's sizes are read from its own shapes.
 
-    Raises CheckpointError for files that hook other layers than the projections of attentions: hosts let
-    nothing else of a transformer be patched for one call.
+    Raises CheckpointError for files that hook other layers than those of the spatial transformers.
     """
     names = dict.fromkeys(name.partition(".")[0] for name in file.tensors)
     if others := [name for name in names if place_of(name) is None]:
         examples = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         raise CheckpointError(
-            f"{file.path} is a {family.name} that corrects {len(others)} layers besides attention's q, k and "
-            f"v ({examples}), and ComfyUI gives no access to these while it runs. Use one that was trained "
-            "with attention layers only, as the released ones are (ATTN_QKV_ONLY in sd-scripts)."
+            f"{file.path} is a {family.name} that corrects {len(others)} layers outside the transformers, or "
+            f"of unknown names ({examples}). Use one that was trained on transformer layers, as sd-scripts "
+            "trains them."
         )
     try:
         sizes = {name: _sizes(name, file.tensors) for name in names}

@@ -1,11 +1,13 @@
-"""Running a ControlNet-LLLite through a host's attention patches, for one call of its UNet."""
+"""Running a ControlNet-LLLite by a host's attention patches and hooks of layers, for one call of its UNet."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ControlError
 from ..networks.lllite import Block, LLLite, place_of
@@ -14,27 +16,54 @@ from .rows import constants
 
 # (q, k, v, extra_options) -> (q, k, v): the inputs [B,N,C] of an attention's three projections, changed.
 Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], tuple[Tensor, Tensor, Tensor]]
+# A layer's input [B,N,C] or [B,C,H,W], changed.
+Change = Callable[[Tensor], Tensor]
 
 
-def attention_patches(
+@dataclass(frozen=True)
+class Corrections:
+    """What a network changes in one call of a UNet.
+
+    attention: patches by their names in the host's options; layers: changes of the inputs of other layers, by
+    their paths in the UNet.
+    """
+
+    attention: dict[str, Patch] = field(default_factory=dict)
+    layers: dict[str, Change] = field(default_factory=dict)
+
+
+@contextmanager
+def layers_changed(unet: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
+    """Inside, the layers at these paths see their inputs changed. Nothing is left of it, whatever happens."""
+
+    def hook(change: Change) -> Callable[[nn.Module, tuple], tuple]:
+        return lambda module, inputs: (change(inputs[0]), *inputs[1:])
+
+    with ExitStack() as hooks:
+        for path, change in changes.items():
+            hooks.enter_context(unet.get_submodule(path).register_forward_pre_hook(hook(change)))
+        yield
+
+
+def corrections(
     net: LLLite,
     embeddings: Features,
     weights: Sequence[float],
     mask: Tensor | None = None,
     block_weights: Mapping[Block, float] | None = None,
-) -> dict[str, Patch]:
-    """The patches attn1_patch and attn2_patch that apply the network to the latents of one UNet call.
+) -> Corrections:
+    """The corrections that apply the network to the latents of one UNet call.
 
     embeddings: of encode_hint, with as many rows as the call has latents; weights: one factor per row, such
     as its strength, 0 where it is not controlled (such a row comes out bit for bit as it went in and costs
-    nothing; if all are 0 there is no patch); mask: [1 or B,1,H,W] factors in 0..1 over the picture, resized
+    nothing; if all are 0 there are none); mask: [1 or B,1,H,W] factors in 0..1 over the picture, resized
     by area to each layer; block_weights: a factor for each block of the UNet. Everything that depends on the
-    run is held by the patches. They raise ControlError where the tokens they are given are not those of the
-    latents, because another patch rearranged them.
+    run is held by the corrections. They raise ControlError where the tokens they are given are not those of
+    the latents, because another patch rearranged them.
     """
     rows = [row for row, weight in enumerate(weights) if weight != 0]
     if not rows:
-        return {}
+        return Corrections()
     first = embeddings[0]
     index = None if len(rows) == len(weights) else constants(rows, first.device, torch.long)
     mask = None if mask is None else mask.to(first)
@@ -83,13 +112,26 @@ def attention_patches(
         def patch(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]):
             place = (tuple(extra_options["block"]), extra_options["block_index"], attention)
             inputs = {"q": q, "k": k, "v": v}
-            for projection, number in net.hooked.get(place, {}).items():
+            for projection, number in net.projections.get(place, {}).items():
                 inputs[projection] = corrected(number, inputs[projection])
             return inputs["q"], inputs["k"], inputs["v"]
 
         return patch
 
-    return {f"{attention}_patch": patch_of(attention) for attention in ("attn1", "attn2")}
+    def change_of(number: int) -> Change:
+        def change(x: Tensor) -> Tensor:
+            # The projections of SD1.5's transformers are 1x1 convolutions over maps.
+            tokens = x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
+            changed = corrected(number, tokens)
+            return changed if x.ndim == 3 else changed.transpose(1, 2).reshape(x.shape)
+
+        return change
+
+    attentions = sorted({attention for _, _, attention in net.projections})
+    return Corrections(
+        {f"{attention}_patch": patch_of(attention) for attention in attentions},
+        {path: change_of(number) for path, number in net.others.items()},
+    )
 
 
 def add_patches(transformer_options: dict[str, Any], patches: dict[str, Patch]) -> None:

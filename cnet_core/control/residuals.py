@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .rows import index_of
-
 
 @dataclass(frozen=True)
 class Residuals:
@@ -40,18 +38,6 @@ class Residuals:
             changed(self.mid),
             [changed(tensor) for tensor in self.encoder],
         )
-
-    def at_rows(self, rows: Sequence[int], total: int) -> "Residuals":
-        """The same tensors at these rows of a batch of `total`, 0 in the others."""
-        if len(rows) == total:
-            return self
-
-        def placed(tensor: Tensor) -> Tensor:
-            full = tensor.new_zeros(total, *tensor.shape[1:])
-            full[index_of(rows, full.device)] = tensor
-            return full
-
-        return self.each(placed)
 
 
 def pooled(residuals: Residuals) -> Residuals:

@@ -26,3 +26,12 @@ def pick(value: Tensor, rows: Sequence[int]) -> Tensor:
     if len(set(rows)) == 1:
         return value[rows[0] : rows[0] + 1].expand(len(rows), *value.shape[1:])
     return value[index_of(rows, value.device)]
+
+
+def placed(value: Tensor, rows: Sequence[int], total: int) -> Tensor:
+    """A tensor [N,...] at these rows of one of `total` rows, 0 in the others; itself where these are all."""
+    if list(rows) == list(range(total)):
+        return value
+    full = value.new_zeros(total, *value.shape[1:])
+    full[index_of(rows, full.device)] = value
+    return full

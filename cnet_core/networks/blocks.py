@@ -83,6 +83,10 @@ class ResBlock(nn.Module):
         return self.skip_connection(x) + self.out_layers(h)
 
 
+# Of one attention, [B,N,C] each.
+KeysValues = tuple[Tensor, Tensor]
+
+
 class Text:
     """A context [B,N,C] that stays the same over many steps: each layer's keys and values are computed once.
 
@@ -91,16 +95,16 @@ class Text:
 
     def __init__(self, tokens: Tensor):
         self.tokens = tokens
-        self.memo: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self.memo: dict[nn.Module, KeysValues] = {}
 
-    def keys_values(self, layer: "CrossAttention") -> tuple[Tensor, Tensor]:
+    def keys_values(self, layer: "CrossAttention") -> KeysValues:
         if layer not in self.memo:
             self.memo[layer] = layer.to_k(self.tokens), layer.to_v(self.tokens)
         return self.memo[layer]
 
 
 class CrossAttention(nn.Module):
-    """Attention of the tokens over a context, or over themselves where none is given."""
+    """Attention of the tokens over a context or its keys and values, or over themselves without any."""
 
     def __init__(self, channels: int, context_dim: int, heads: int, build: Build):
         super().__init__()
@@ -110,12 +114,9 @@ class CrossAttention(nn.Module):
         self.to_v = build.linear(context_dim, channels, bias=False)
         self.to_out = nn.Sequential(build.linear(channels, channels), nn.Dropout(0.0))
 
-    def forward(self, x: Tensor, context: Tensor | Text | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | KeysValues | None = None) -> Tensor:
         context = x if context is None else context
-        if isinstance(context, Text):
-            k, v = context.keys_values(self)
-        else:
-            k, v = self.to_k(context), self.to_v(context)
+        k, v = context if isinstance(context, tuple) else (self.to_k(context), self.to_v(context))
         return self.to_out(self.attention(self.to_q(x), k, v, self.heads))
 
 
@@ -155,7 +156,7 @@ class TransformerBlock(nn.Module):
         self.norm2 = build.layer_norm(channels)
         self.norm3 = build.layer_norm(channels)
 
-    def forward(self, x: Tensor, context: Tensor | Text) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | KeysValues) -> Tensor:
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
@@ -189,7 +190,9 @@ class SpatialTransformer(nn.Module):
         if self.use_linear:
             h = self.proj_in(h)
         for block in self.transformer_blocks:
-            h = block(h, context)
+            # Asked for out here, because a compiled block must not depend on what a memory holds.
+            known = context.keys_values(block.attn2) if isinstance(context, Text) else context
+            h = block(h, known)
         if self.use_linear:
             h = self.proj_out(h)
         h = rearrange(h, "b (h w) c -> b c h w", h=height).contiguous()

@@ -1,4 +1,4 @@
-"""ControlNet-LLLite (kohya-ss, sd-scripts): small corrections to the inputs of a UNet's attention layers.
+"""ControlNet-LLLite (kohya-ss, sd-scripts): small corrections to the inputs of a UNet's transformer layers.
 
 It gives no residuals. Each hooked layer has an embedding of the hint, computed once per run, and a small
 network that reads it beside the layer's input x and answers with a correction: the layer sees x + correction.
@@ -27,21 +27,48 @@ Block = tuple[str, int]
 
 
 class Place(NamedTuple):
-    """Where a hooked layer is: in which attention of which transformer block.
+    """Where a hooked layer is.
 
     block: ("input", 4), ("middle", 0) or ("output", 2), as ComfyUI names the UNet's blocks to its patches;
-    transformer: counted within the block; attention: "attn1" or "attn2"; projection: "q", "k" or "v".
+    layer: its path within the block's spatial transformer, like "transformer_blocks.0.attn1.to_q" or
+    "proj_in".
     """
 
     block: Block
-    transformer: int
-    attention: str
-    projection: str
+    layer: str
+
+    @property
+    def path(self) -> str:
+        """The layer's path in the UNet, by its LDM names."""
+        kind, number = self.block
+        return (
+            f"middle_block.1.{self.layer}" if kind == "middle" else f"{kind}_blocks.{number}.1.{self.layer}"
+        )
+
+    @property
+    def transformer(self) -> int:
+        """The transformer within the block; 0 for the projections around them all."""
+        return int(self.layer.split(".")[1]) if self.layer.startswith("transformer_blocks.") else 0
+
+    @property
+    def projection(self) -> tuple[str, str] | None:
+        """("attn1", "q") and the like for what an attention's patches reach; None for any other layer."""
+        match = re.fullmatch(r"transformer_blocks\.\d+\.(attn[12])\.to_([qkv])", self.layer)
+        return None if match is None else (match[1], match[2])
 
 
+# attn2's keys and values read the text, which has no place in the picture.
+_LAYERS = {
+    **{name: name for name in ("proj_in", "proj_out")},
+    **{f"attn1_to_{part}": f"attn1.to_{part}" for part in "qkv"},
+    "attn2_to_q": "attn2.to_q",
+    **{f"attn{number}_to_out_0": f"attn{number}.to_out.0" for number in (1, 2)},
+    "ff_net_0_proj": "ff.net.0.proj",
+    "ff_net_2": "ff.net.2",
+}
 _NAME = re.compile(
-    r"lllite_unet_(?:(input|output)_blocks_(\d+)|(middle)_block)_1_transformer_blocks_(\d+)_"
-    r"(attn1_to_[qkv]|attn2_to_q)"
+    r"lllite_unet_(?:(input|output)_blocks_(\d+)|(middle)_block)_1_"
+    rf"(?:transformer_blocks_(\d+)_)?({'|'.join(_LAYERS)})"
 )
 
 
@@ -49,11 +76,11 @@ def place_of(name: str) -> Place | None:
     """The place of a hooked layer by its name in the file, like
     lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q; None for any other kind of layer."""
     match = _NAME.fullmatch(name)
-    if match is None:
+    if match is None or match[5].startswith("proj_") != (match[4] is None):
         return None
-    attention, _, projection = match[5].split("_")
     block = ("middle", 0) if match[3] else (str(match[1]), int(match[2]))
-    return Place(block, int(match[4]), attention, projection)
+    layer = _LAYERS[match[5]]
+    return Place(block, layer if match[4] is None else f"transformer_blocks.{int(match[4])}.{layer}")
 
 
 @dataclass(frozen=True)
@@ -119,14 +146,22 @@ class LLLite(nn.Module):
         self.hint_channels = next(iter(sizes.values())).hint_channels
         self.layers = nn.ModuleDict({name: Layer(s, operations, build) for name, s in sizes.items()})
         self.names = tuple(sizes)
-        # Which layers are hooked in each attention: number in `names` by projection.
-        self.hooked: dict[tuple[Block, int, str], dict[str, int]] = {}
+        # The layers that an attention's patches reach: number in `names` by projection, by attention.
+        self.projections: dict[tuple[Block, int, str], dict[str, int]] = {}
+        # All others: number in `names` by path in the UNet.
+        self.others: dict[str, int] = {}
         for number, name in enumerate(self.names):
             place = place_of(name)
             if place is None:
-                raise ValueError(f"{name} is no projection of an attention, and only those can be hooked")
-            block, transformer, attention, projection = place
-            self.hooked.setdefault((block, transformer, attention), {})[projection] = number
+                raise ValueError(
+                    f"{name} is no layer over the picture's tokens, and only those can be hooked"
+                )
+            if place.projection is None:
+                self.others[place.path] = number
+            else:
+                attention, projection = place.projection
+                hooked = self.projections.setdefault((place.block, place.transformer, attention), {})
+                hooked[projection] = number
 
     def encode_hint(self, hint: Tensor) -> Features:
         """Embeddings [B,C,h,w], one per hooked layer in the order of `names`, of a hint [B,C,8H,8W] in 0..1.
@@ -157,6 +192,8 @@ def differences(sizes: Mapping[str, LayerSizes], base: UNetConfig) -> list[str]:
         place = place_of(name)
         assert place is not None, name
         channels, scale, depth = blocks.get(place.block, (0, 0, 0))
+        # The feed-forward network is four times as wide inside.
+        channels *= 4 if place.layer.endswith("ff.net.2") else 1
         where = f"block {place.block[0]} {place.block[1]}"
         if place.transformer >= depth:
             found[where] = f"in {where} it hooks transformer {place.transformer}, the model has {depth} there"

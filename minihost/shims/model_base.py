@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.unet import UNet
 
-from . import latent_formats, model_sampling, ops, patches
+from . import latent_formats, model_sampling, ops, patcher_extension, patches
 
 
 class ModelType(Enum):
@@ -108,8 +108,11 @@ class UNetModel(UNet):
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
+        forward = patcher_extension.wrapped(
+            super().forward, self, patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
+        )
         with patches.patched(transformer_options):
-            return super().forward(x, timesteps, context, y=y, residuals=taken(control, self.config))
+            return forward(x, timesteps, context, y=y, residuals=taken(control, self.config))
 
 
 class BaseModel(nn.Module):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from . import model_management
+from .patcher_extension import CallbacksMP
 
 
 def deep_copy_containers(value: Any) -> Any:
@@ -43,6 +45,7 @@ class ModelPatcher:
         self.object_patches: dict[str, Any] = {}
         self.additional_models: dict[str, list[ModelPatcher]] = {}
         self.attachments: dict[str, Any] = {}
+        self.callbacks: dict[str, dict[str, list[Callable]]] = {}
         self.parent: ModelPatcher | None = None
         if getattr(model, "device", None) is None:
             model.device = offload_device
@@ -52,6 +55,7 @@ class ModelPatcher:
         made.model_options = deep_copy_containers(self.model_options)
         made.object_patches = dict(self.object_patches)
         made.attachments = dict(self.attachments)
+        made.callbacks = deep_copy_containers(self.callbacks)
         made.additional_models = {
             key: [m.clone() for m in models] for key, models in self.additional_models.items()
         }
@@ -124,8 +128,20 @@ class ModelPatcher:
     def pre_run(self) -> None:
         """Called before sampling."""
 
+    def add_callback_with_key(self, call_type: str, key: str, callback: Callable) -> None:
+        """Have `callback(patcher)` called at a moment of a run, until its key is removed."""
+        self.callbacks.setdefault(call_type, {}).setdefault(key, []).append(callback)
+
+    def remove_callbacks_with_key(self, call_type: str, key: str) -> None:
+        self.callbacks.get(call_type, {}).pop(key, None)
+
+    def get_all_callbacks(self, call_type: str) -> list[Callable]:
+        return [one for keyed in self.callbacks.get(call_type, {}).values() for one in keyed]
+
     def cleanup(self) -> None:
         """Called after sampling, also when it failed."""
+        for callback in self.get_all_callbacks(CallbacksMP.ON_CLEANUP):
+            callback(self)
 
 
 CoreModelPatcher = ModelPatcher

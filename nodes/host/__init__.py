@@ -1,10 +1,10 @@
 """Everything that the pack needs of its host, and the only rooms that import it (comfy_api apart).
 
 folders: where models lie. models: networks in the host's keeping. loading: from a file to a CONTROL_NET.
-calls: what the host asks at a sampling step. steered: what all controls have in common; control, lllite,
-reference: those of the pack's own; host_control, foreign: those that the host made; merged: several as one;
-recording: one that remembers its answers. sampling: the host's samplers. annotators: their networks and
-downloads.
+calls: what the host asks at a sampling step. steered: what all controls have in common; reusing: those that
+need not be computed at each step; control, lllite, reference: those of the pack's own; host_control, foreign:
+those that the host made; merged: several as one; recording: one that remembers its answers. sampling: the
+host's samplers. annotators: their networks and downloads.
 """
 
 from .annotators import ANNOTATOR_DTYPES, annotation_progress, annotator_network, fetch_annotator
@@ -20,9 +20,10 @@ from .folders import (
 from .host_control import HostControl
 from .loading import load_control, load_native
 from .merged import MergedControl
-from .models import PRECISIONS, Resident, base_config, diffusion_model, result_device
+from .models import PRECISIONS, Resident, base_config, device_pace, diffusion_model, result_device
 from .recording import Record, RecordingControl
 from .reference import ReferenceControl
+from .reusing import ResidualControl
 from .sampling import SAMPLERS, SCHEDULERS, noise_levels, sample_first, sigma_at
 from .steered import Steered
 
@@ -40,6 +41,7 @@ __all__ = [
     "RecordingControl",
     "ReferenceControl",
     "Resident",
+    "ResidualControl",
     "Steered",
     "annotation_progress",
     "annotator_folders",
@@ -47,6 +49,7 @@ __all__ = [
     "base_config",
     "controlnet_files",
     "controlnet_path",
+    "device_pace",
     "diffusion_model",
     "fetch_annotator",
     "load_control",

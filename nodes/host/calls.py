@@ -1,6 +1,6 @@
 """What the host asks a control at a sampling step, and what a control keeps during a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -65,6 +65,19 @@ class Call:
             return self.window[1]
         return tuple(range(self.batch))
 
+    @cached_property
+    def row_names(self) -> list[Hashable]:
+        """For each row what tells it from all others of a run: its prompt, its place, its frame.
+
+        Where a prompt is drawn into an area, the host gives the other side the same id.
+        """
+        sides = self.sides
+        prompts = zip(sides, self.options.get("uuids", sides), strict=True)
+        # Frames count for themselves, whichever windows they come in; other windows are places.
+        window = None if self.window is None or self.window[0] == 0 else self.window
+        place = tuple(self.x.shape[1:]), window
+        return [(*prompt, place, frame) for prompt in prompts for frame in self.frames]
+
     def picked(self, chunks: Sequence[int]) -> "Call":
         """The same question for some of its chunks."""
         if len(chunks) == self.chunks:
@@ -88,7 +101,7 @@ class Call:
         return Call(picked(self.x), picked(self.t), cond, len(chunks), options)
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """What a control keeps while one picture is sampled, and forgets afterwards."""
 
@@ -98,6 +111,12 @@ class Run:
     features: dict[Any, Features] = field(default_factory=dict)
     texts: dict[Any, Text] = field(default_factory=dict)
     masks: dict[Any, Tensor] = field(default_factory=dict)
+    # What was said at earlier steps, of a control that is not computed at each.
+    past: Any = None
+
+    def forget(self) -> None:
+        """Let go of everything; the host asks no more."""
+        self.features, self.texts, self.masks, self.past = {}, {}, {}, None
 
 
 def window_of(image: Tensor, call: Call) -> Tensor:

@@ -17,13 +17,13 @@ from ...cnet_core.errors import ControlError
 from ...cnet_core.networks.blocks import Text
 from ...cnet_core.networks.config import UNetConfig
 from ...cnet_core.networks.protocol import Features
-from ..answers import Parts, answer_of
+from ..answers import answer_of
 from .calls import Call, window_of
 from .models import LoadedNetwork, base_config, models_kept_loaded
-from .steered import Steered
+from .reusing import ResidualControl, Said
 
 
-class Control(Steered):
+class Control(ResidualControl):
     """One control network, with or without its hint: what a CONTROL_NET socket and a conditioning carry."""
 
     def __init__(self, network: LoadedNetwork):
@@ -70,9 +70,10 @@ class Control(Steered):
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         """Bytes of activations: this control's own, and those of the controls before it in the chain.
 
-        The features of the hint encoder and the residuals, which live through the step, and the widest layer
-        (the feed-forward of the first transformer, about 16 times the features), for the cond and uncond
-        halves of each hinted latent, of at most 1024x1024 pixels.
+        The features of the hint encoder and the residuals, which live through the step, those of earlier
+        steps that are kept to predict from, and the widest layer (the feed-forward of the first transformer,
+        about 16 times the features), for the cond and uncond halves of each hinted latent, of at most
+        1024x1024 pixels.
         """
         hint, config = self.cond_hint_original, getattr(self.network.net, "config", None)
         if hint is None or not isinstance(config, UNetConfig):
@@ -80,22 +81,21 @@ class Control(Steered):
         # A hint may be a photo many times larger than the picture, whose size is not told here.
         area = min(hint.shape[-1] * hint.shape[-2], 1024**2) / self.compression_ratio**2
         kept = sum(c / s**2 for c, s in zip(config.residual_channels, config.residual_scales, strict=True))
+        kept *= 1 + self.reuse.kept
         values = 2 * hint.shape[0] * area * (kept + 17 * config.model_channels)
         size = comfy.model_management.dtype_size(self.network.dtype)
         return int(values * size) + super().inference_memory_requirements(dtype)
 
-    def parts(self, call: Call, rows: list[float]) -> Parts | None:
-        return together([self], call, [rows])[0]
+    @property
+    def steady(self) -> bool:
+        return not isinstance(getattr(self.network.net, "config", None), UNetConfig)
 
     def batch_key(self, call: Call) -> Any:
         return self.network, tuple(feature.shape[1:] for feature in self.hint_features(call))
 
-    def parts_together(
-        self,
-        controls: Sequence["Control"],
-        call: Call,
-        rows: Sequence[list[float]],
-    ) -> list[Parts | None]:
+    def compute(
+        self, controls: Sequence["Control"], call: Call, rows: Sequence[list[float]]
+    ) -> list[Said | None]:
         return together(controls, call, rows)
 
     def hint_features(self, call: Call) -> Features:
@@ -162,20 +162,19 @@ class Control(Steered):
         if "uuids" not in call.options or call.window is not None:
             return tokens
         assert self.run is not None
-        key = (tuple(call.options["uuids"]), tokens.shape, key)
+        # Where a prompt is drawn into an area, the host gives the other side the same id.
+        key = (tuple(call.sides), tuple(call.options["uuids"]), tokens.shape, key)
         if key not in self.run.texts:
             self.run.texts[key] = Text(tokens)
         return self.run.texts[key]
 
 
-def together(controls: Sequence[Control], call: Call, rows: Sequence[list[float]]) -> list[Parts | None]:
+def together(controls: Sequence[Control], call: Call, rows: Sequence[list[float]]) -> list[Said | None]:
     """What several controls of one network say, in one forward pass over the rows that are not silent."""
     first = controls[0]
     assert first.run is not None
     network, sampling = first.network, first.run.sampling
     active_rows = [[i for i, row in enumerate(strengths) if row] for strengths in rows]
-    if not any(active_rows):
-        return [None] * len(controls)
     speaking = [(c, kept) for c, kept in zip(controls, active_rows, strict=True) if kept]
     total = call.x.shape[0]
     index = [i for _, kept in speaking for i in kept]
@@ -193,7 +192,7 @@ def together(controls: Sequence[Control], call: Call, rows: Sequence[list[float]
     y = call.cond.get("y")
     tokens = call.cond.get("crossattn_controlnet", call.cond["c_crossattn"])
     residuals = network.net(
-        spoken(sampling.calculate_input(call.t, call.x).to(**like)),
+        spoken(sampling.calculate_input(call.t, call.x).to(**like, memory_format=network.memory_format)),
         tuple(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*encoded, strict=True)),
         spoken(sampling.timestep(call.t).float()),
         first.text(spoken(tokens.to(**like)), call, tuple(index)),
@@ -201,16 +200,14 @@ def together(controls: Sequence[Control], call: Call, rows: Sequence[list[float]
     )
     sizes = [len(kept) for _, kept in speaking]
     pieces = iter(_split(residuals, sizes))
-    answers: list[Parts | None] = []
-    for control, kept, strengths in zip(controls, active_rows, rows, strict=True):
+    said: list[Said | None] = []
+    for control, kept in zip(controls, active_rows, strict=True):
         if not kept:
-            answers.append(None)
+            said.append(None)
             continue
-        piece = next(pieces).at_rows(kept, total)
-        if control.global_average_pooling:
-            piece = pooled(piece)
-        answers.append(control.weighed(answer_of(piece), call, strengths))
-    return answers
+        piece = next(pieces)
+        said.append(Said(kept, answer_of(pooled(piece) if control.global_average_pooling else piece)))
+    return said
 
 
 def _split(residuals: Residuals, sizes: list[int]) -> list[Residuals]:

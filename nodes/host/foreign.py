@@ -18,6 +18,11 @@ from .models import base_config
 # A hint as a control prepared it: the names of the host's attributes that hold it, and their values.
 Prepared = dict[str, Any]
 
+# Names of the layers that make a transformer's residuals, one for each of its blocks.
+_TOKEN_JOINS = ("controlnet_blocks", "controlnet_single_blocks", "after_proj_list")
+# The residuals of SD1.5's and SDXL's ControlNets together, in widths of their first block.
+_UNET_VALUES = 5.125
+
 _STATE = ("cond_hint", "control_input")
 
 # Where the classes of control networks live; what a base that they fit has, or the host's class for it (packs
@@ -55,6 +60,21 @@ def hint_channels(inner: Any) -> int:
     if inner.latent_format is not None or block is None:
         return 3
     return int(block[0].in_channels)
+
+
+def steady(inner: Any) -> bool:
+    """Whether a host's control says the same at every step: an adapter reads nothing but its hint."""
+    return hasattr(inner, "t2i_model")
+
+
+def residual_values(inner: Any) -> float:
+    """How many values a host's control answers with, about, for each pixel of the latent."""
+    network = network_of(inner)
+    joins = [join for name in _TOKEN_JOINS for join in getattr(network, name, ())]
+    if joins:
+        # One token for four pixels.
+        return sum(list(join.parameters())[-1].shape[0] for join in joins) / 4
+    return _UNET_VALUES * getattr(network, "model_channels", 320)
 
 
 def check_base(inner: Any, model: Any) -> None:

@@ -1,5 +1,6 @@
 """A control that the host made, weighed as the pack's own are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.controlnet
@@ -9,18 +10,17 @@ import torch
 from torch import Tensor
 
 from ...cnet_core.control.hint import prepare_hint
-from ...cnet_core.control.residuals import Residuals
 from ...cnet_core.control.rows import pick
 from ..answers import Answer, Parts
 from . import foreign
 from .calls import Call, window_of
-from .steered import Steered
+from .reusing import ResidualControl, Said
 
 # Context windows and sizes whose prepared hints are kept, by order of their first use.
 _PREPARED_KEPT = 64
 
 
-class HostControl(Steered):
+class HostControl(ResidualControl):
     """A control that the host made, of whatever family, weighed as ours are."""
 
     def __init__(self, inner: Any):
@@ -83,27 +83,31 @@ class HostControl(Steered):
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         own = self.inner.inference_memory_requirements(dtype)
+        hint, kept = self.cond_hint_original, 0 if self.steady else self.reuse.kept
+        if hint is not None and kept:
+            # As Control counts: for cond and uncond, of at most 1024x1024 pixels.
+            area = min(hint.shape[-1] * hint.shape[-2], 1024**2) / 64
+            values = 2 * hint.shape[0] * area * foreign.residual_values(self.inner)
+            own += kept * values * comfy.model_management.dtype_size(dtype)
         return int(own + super().inference_memory_requirements(dtype))
 
     def rows(self, call: Call) -> list[float]:
         return foreign.responses(self.inner, super().rows(call))
 
-    def parts(self, call: Call, rows: list[float]) -> Parts | None:
-        batch = call.batch
-        chunks = [c for c in range(call.chunks) if any(rows[c * batch : (c + 1) * batch])]
-        if not chunks:
-            return None
-        asked = call.picked(chunks)
-        answer = self._ask(asked)
+    @property
+    def steady(self) -> bool:
+        return foreign.steady(self.inner)
+
+    def compute(
+        self, controls: Sequence["HostControl"], call: Call, rows: Sequence[list[float]]
+    ) -> list[Said | None]:
+        """Of each chunk all rows, or none."""
+        ((batch, strengths),) = [(call.batch, own) for own in rows]
+        chunks = [c for c in range(call.chunks) if any(strengths[c * batch : (c + 1) * batch])]
+        answer = self._ask(call.picked(chunks))
         if answer is None:
-            return None
-        if len(chunks) < call.chunks:
-            kept = [c * batch + i for c in chunks for i in range(batch)]
-            answer = {
-                place: [None if t is None else Residuals((t,)).at_rows(kept, len(rows)).down[0] for t in ts]
-                for place, ts in answer.items()
-            }
-        return self.weighed(answer, call, rows)
+            return [None]
+        return [Said([c * batch + i for c in chunks for i in range(batch)], answer)]
 
     def _ask(self, call: Call) -> Answer | None:
         """The inner control's answer, with the hints of the frames that are being sampled.

@@ -1,9 +1,11 @@
-"""ControlNet-LLLite as a control: it gives no residuals, but patches the attentions of the host's UNet."""
+"""ControlNet-LLLite as a control: it gives no residuals, but changes what layers of the host's UNet see."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...cnet_core.control.lllite import add_patches, attention_patches
+import comfy.patcher_extension
+
+from ...cnet_core.control.lllite import Change, add_patches, corrections, layers_changed
 from ..answers import Parts
 from .calls import Call
 from .control import Control
@@ -14,8 +16,8 @@ from .steered import Steered
 class LLLiteControl(Control):
     """One ControlNet-LLLite, with or without its hint.
 
-    Its patches are put into the options of the call that is being answered, which the host makes anew for
-    each call, so nothing of them outlives it.
+    Its patches and wrapper are put into the options of the call that is being answered, which the host makes
+    anew for each call, so nothing of them outlives it.
     """
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
@@ -29,8 +31,10 @@ class LLLiteControl(Control):
             embeddings = tuple(
                 feature.repeat(call.chunks, *[1] * (feature.ndim - 1)) for feature in self.hint_features(call)
             )
-            patches = attention_patches(self.network.net, embeddings, rows, mask, self.block_weights)
-            add_patches(call.options, patches)
+            found = corrections(self.network.net, embeddings, rows, mask, self.block_weights)
+            add_patches(call.options, found.attention)
+            if found.layers:
+                add_wrapper(call.options, with_layers_changed(found.layers))
         return None
 
     def batch_key(self, call: Call) -> Any:
@@ -40,3 +44,22 @@ class LLLiteControl(Control):
         self, controls: Sequence[Steered], call: Call, rows: Sequence[list[float]]
     ) -> list[Parts | None]:
         return Steered.parts_together(self, controls, call, rows)
+
+
+def with_layers_changed(changes: Mapping[str, Change]) -> Callable:
+    """A wrapper around one call of the host's UNet in which these layers see their inputs changed."""
+
+    def wrapper(executor: Any, *args: Any, **options: Any) -> Any:
+        with layers_changed(executor.class_obj, changes):
+            return executor(*args, **options)
+
+    return wrapper
+
+
+def add_wrapper(options: dict[str, Any], wrapper: Callable) -> None:
+    """Put a wrapper around the UNet into the options of a call; lists that others hold stay as they are."""
+    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    wrappers = dict(options.get("wrappers", {}))
+    mine = wrappers[kind] = dict(wrappers.get(kind, {}))
+    mine["cnet.lllite"] = [*mine.get("cnet.lllite", []), wrapper]
+    options["wrappers"] = wrappers

@@ -1,10 +1,13 @@
 """From a file of the host's controlnet folders to a CONTROL_NET."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 import comfy.controlnet
+import torch
 from torch import Tensor
 
 from ...cnet_core.checkpoints import OpenedFile, identify, read_state_dict, refuse
@@ -13,7 +16,19 @@ from ...cnet_core.networks.lllite import LLLite
 from .control import Control
 from .folders import controlnet_path
 from .lllite import LLLiteControl
-from .models import LoadedNetwork, attention_for, base_config, encoder_tensors, place_of_work
+from .models import (
+    FASTEST,
+    LoadedNetwork,
+    attention_for,
+    base_config,
+    device_pace,
+    encoder_tensors,
+    place_of_work,
+)
+
+# Networks that are in use, by file and settings: a file loaded twice is one copy, and its controls run as one
+# batch where they are merged.
+_LOADED: WeakValueDictionary[Any, LoadedNetwork] = WeakValueDictionary()
 
 
 def load_control(
@@ -22,12 +37,14 @@ def load_control(
     precision: str = "auto",
     pooling: str = "auto",
     base_control_net: str | None = None,
+    compiled: bool = False,
 ) -> Any:
     """A CONTROL_NET from a file of the host's controlnet folders.
 
     model: a MODEL, for files whose weights add to their base model's. base_control_net: another file, for
     those whose weights add to another ControlNet's. precision: a key of PRECISIONS; pooling: global average
-    pooling of the residuals, "auto" as the file's metadata says, "on" or "off".
+    pooling of the residuals, "auto" as the file's metadata says, "on" or "off". compiled: by torch.compile,
+    when it first runs.
     Families that the host knows and we do not are made by the host. Raises CheckpointError for all others.
     """
     path = controlnet_path(name)
@@ -41,7 +58,7 @@ def load_control(
             base = encoder_tensors(model)
         elif opened.needs == "controlnet" and base_control_net is not None:
             base = read_state_dict(controlnet_path(base_control_net)).tensors
-        return load_native(opened, name, base, precision, pooling)
+        return load_native(opened, name, base, precision, pooling, compiled)
     loader = getattr(comfy.controlnet, "load_controlnet", None)
     if family.kind == "host" and loader is not None:
         control = loader(path)
@@ -57,18 +74,42 @@ def load_native(
     base: Mapping[str, Tensor] | None = None,
     precision: str = "auto",
     pooling: str = "auto",
+    compiled: bool = False,
 ) -> Control:
     """The CONTROL_NET of an opened file; base: the weights that it `needs`."""
+    status = os.stat(file.path)
+    key = (os.path.realpath(file.path), status.st_mtime_ns, status.st_size, name, precision, compiled)
+    # What a network shares with a base is another one with every base.
+    network = _LOADED.get(key) if base is None else None
+    if network is None:
+        network = _network(file, name, base, precision, compiled)
+        if base is None:
+            _LOADED[key] = network
+    control = (LLLiteControl if isinstance(network.net, LLLite) else Control)(network)
+    stated = getattr(file, "global_average_pooling", False)
+    control.global_average_pooling = stated if pooling == "auto" else pooling == "on"
+    return control
+
+
+def _network(
+    file: OpenedFile, name: str, base: Mapping[str, Tensor] | None, precision: str, compiled: bool
+) -> LoadedNetwork:
     weights, work, operations = place_of_work(file.dtype, precision)
     attention = attention_for(getattr(getattr(file, "config", None), "context_dim", 0))
     net = file.build(base, dtype=weights, operations=operations, attention=attention)
-    label = f"{name} ({file.label})"
-    stated = getattr(file, "global_average_pooling", False)
-    sizes = without_weights(file)
-    kind = LLLiteControl if isinstance(net, LLLite) else Control
-    control = kind(LoadedNetwork(net, work, label, lambda config: sizes.check_base(config, label)))
-    control.global_average_pooling = stated if pooling == "auto" else pooling == "on"
-    return control
+    memory_format = torch.preserve_format
+    if precision == FASTEST and (chosen := device_pace().fastest.memory_format) is torch.channels_last:
+        memory_format = chosen
+        net.to(memory_format=memory_format)
+    label, sizes = f"{name} ({file.label})", without_weights(file)
+    return LoadedNetwork(
+        net,
+        work,
+        label,
+        lambda config: sizes.check_base(config, label),
+        compiled=compiled,
+        memory_format=memory_format,
+    )
 
 
 def without_weights(file: Any) -> OpenedFile:

@@ -14,25 +14,32 @@ from torch import Tensor
 
 from ...cnet_core.errors import BaseMismatchError
 from ...cnet_core.networks.blocks import Attention
+from ...cnet_core.networks.compiled import compile_blocks
 from ...cnet_core.networks.config import SD21, UNetConfig
+from ...cnet_core.networks.pace import Pace, pace
 
 Net = TypeVar("Net", bound=torch.nn.Module)
 
 # Wraps a network so that the host loads, offloads and counts it. Older hosts have one class for all.
 Patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
 
-# How weights may be kept; "auto" leaves it to the host, by device.
+# How weights may be kept; "auto" leaves it to the host, by device, and "fastest" to a measurement.
+FASTEST = "fastest"
 PRECISIONS: dict[str, torch.dtype | None] = {
     "auto": None,
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
     "fp8": torch.float8_e4m3fn,
+    FASTEST: None,
 }
 
 
 class LoadedNetwork:
-    """A control network in the host's keeping, shared by all controls that use it; keeps nothing of a run."""
+    """A control network in the host's keeping, shared by all controls that use it; keeps nothing of a run.
+
+    compiled: its blocks are compiled when they first run. memory_format: of the latents that it is given.
+    """
 
     def __init__(
         self,
@@ -41,8 +48,12 @@ class LoadedNetwork:
         label: str,
         check_base: Callable[[UNetConfig], None],
         device: torch.device | None = None,
+        compiled: bool = False,
+        memory_format: torch.memory_format = torch.preserve_format,
     ):
-        self.net = net
+        if compiled:
+            compile_blocks(net)
+        self.net, self.compiled, self.memory_format = net, compiled, memory_format
         # The dtype of the arithmetic; the host's layers cast the weights to it.
         self.dtype = dtype
         self.label = label
@@ -55,7 +66,10 @@ class LoadedNetwork:
 
     def on(self, device: torch.device) -> "LoadedNetwork":
         """A copy for another device."""
-        return LoadedNetwork(copy.deepcopy(self.net), self.dtype, self.label, self.check_base, device)
+        net = copy.deepcopy(self.net)
+        return LoadedNetwork(
+            net, self.dtype, self.label, self.check_base, device, self.compiled, self.memory_format
+        )
 
 
 def attention_for(context_dim: int) -> Attention:
@@ -99,12 +113,20 @@ def place_of_work(file_dtype: torch.dtype, precision: str = "auto") -> tuple[tor
     precision: a key of PRECISIONS.
     """
     management = comfy.model_management
+    if precision == FASTEST:
+        fastest = device_pace().fastest.dtype
+        return fastest, fastest, comfy.ops.pick_operations(fastest, None)
     supported = [torch.float16, torch.bfloat16, torch.float32]
     weights = PRECISIONS[precision]
     if weights is None:
         weights = management.unet_dtype(supported_dtypes=supported, weight_dtype=file_dtype)
     cast = management.unet_manual_cast(weights, management.get_torch_device(), supported)
     return weights, cast or weights, comfy.ops.pick_operations(weights, cast)
+
+
+def device_pace() -> Pace:
+    """How fast the host's device runs control networks by each precision; measured once."""
+    return pace(comfy.model_management.get_torch_device())
 
 
 def base_config(model: Any, who: str = "this ControlNet") -> UNetConfig:

@@ -10,11 +10,13 @@ from typing import Any
 
 import comfy.controlnet
 import comfy.model_management
+import comfy.patcher_extension
 import comfy.utils
 from torch import Tensor
 
 from ...cnet_core.control.mask import fit_mask, token_grid
 from ...cnet_core.control.merge import Rule
+from ...cnet_core.control.reuse import Reuse
 from ...cnet_core.control.schedule import Clock
 from ...cnet_core.control.timing import Timing
 from ...cnet_core.control.weighting import Weighting
@@ -28,11 +30,13 @@ class Steered(comfy.controlnet.ControlBase):
     def __init__(self) -> None:
         super().__init__()
         self.weighting = Weighting()
+        # Only controls that answer with residuals can follow it.
+        self.reuse = Reuse()
         self.run: Run | None = None
 
     def copy_to(self, other: "Steered") -> None:
         super().copy_to(other)
-        other.weighting = self.weighting
+        other.weighting, other.reuse = self.weighting, self.reuse
 
     def set_cond_hint(
         self,
@@ -59,6 +63,7 @@ class Steered(comfy.controlnet.ControlBase):
             return clocks[0]
 
         self.run = Run(model.model_sampling, clock)
+        _forget_at_the_end(self.run, getattr(model, "current_patcher", None))
 
     def cleanup(self) -> None:
         super().cleanup()
@@ -134,3 +139,19 @@ class Steered(comfy.controlnet.ControlBase):
         if residual.ndim == 3:
             return fitted.flatten(1)[..., None]
         return fitted.view(fitted.shape[0], *[1] * (residual.ndim - 3), height, width)
+
+
+def _forget_at_the_end(run: Run, patcher: Any) -> None:
+    """Empty a run when the host is done with the model that it samples with.
+
+    The host cleans models up after success, error and cancel; controls only after success.
+    """
+    if patcher is None:
+        return
+    event, key = comfy.patcher_extension.CallbacksMP.ON_CLEANUP, f"cnet run {id(run)}"
+
+    def forget(_patcher: Any) -> None:
+        run.forget()
+        patcher.remove_callbacks_with_key(event, key)
+
+    patcher.add_callback_with_key(event, key, forget)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from annotators import weights
+from annotators.__main__ import main
 from annotators.errors import WeightsError
 from annotators.registry import Annotation, Annotator, WeightFile
 
@@ -261,3 +262,16 @@ def test_a_file_that_the_hub_lacks_and_a_hub_that_is_not_there_are_named(tmp_pat
         weights.fetch(annotator(file="other.pth"), tmp_path, endpoint=hub[0])
     with pytest.raises(WeightsError, match=r"net\.pth of someone/Nets could not be fetched"):
         weights.fetch(annotator(), tmp_path, endpoint="http://127.0.0.1:9")
+
+
+def test_the_shell_fetches_by_name_and_names_what_went_wrong(tmp_path, capsys, monkeypatch):
+    target = tmp_path / "lllyasviel/Annotators/ControlNetHED.pth"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"kept")
+    assert main(["fetch", "hed", "--to", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(target)
+    assert main(["fetch", "no_such", "--to", str(tmp_path)]) == 1
+    assert "no_such" in capsys.readouterr().err
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["fetch", "mlsd", "--to", str(tmp_path)]) == 1
+    assert "mlsd_large_512_fp32.pth of lllyasviel/Annotators" in capsys.readouterr().err

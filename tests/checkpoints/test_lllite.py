@@ -11,6 +11,7 @@ from cnet_core.networks.lllite import LayerSizes, LLLite
 Q4 = "lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 KM = "lllite_unet_middle_block_1_transformer_blocks_9_attn1_to_k"
 FF = "lllite_unet_input_blocks_4_1_transformer_blocks_0_ff_net_0_proj"
+FF2 = "lllite_unet_input_blocks_4_1_transformer_blocks_0_ff_net_2"
 SIZES = {Q4: LayerSizes(640, 2, 4, 6), KM: LayerSizes(1280, 3, 6, 5)}
 
 
@@ -46,11 +47,23 @@ def test_bases(write):
         file.check_base(SD15, "canny")
 
 
-def test_layers_that_no_host_lets_us_reach_are_refused_by_name(write):
+def test_layers_of_feed_forward_networks_are_hooked_too(write):
+    sizes = {Q4: LayerSizes(640, 2, 4, 6), FF: LayerSizes(640, 2, 4, 6), FF2: LayerSizes(2560, 2, 4, 6)}
+    file = open_control(write(weights(sizes)))
+    assert file.sizes == sizes
+    file.check_base(SDXL, "it")
+    with pytest.raises(BaseMismatchError):
+        open_control(write(weights({FF2: LayerSizes(640, 2, 4, 6)}))).check_base(SDXL, "it")
+
+
+def test_layers_outside_the_transformers_are_refused_by_name(write):
     state = weights()
+    conv = "lllite_unet_input_blocks_4_0_in_layers_2"
     for name in [name for name in state if name.startswith(Q4)]:
-        state[name.replace(Q4, FF)] = state[name].clone()
-    with pytest.raises(CheckpointError, match=r"1 layers besides attention.*ff_net_0_proj.*ComfyUI gives no"):
+        state[name.replace(Q4, conv)] = state[name].clone()
+    with pytest.raises(
+        CheckpointError, match=r"1 layers outside the transformers.*input_blocks_4_0_in_layers"
+    ):
         open_control(write(state))
 
 

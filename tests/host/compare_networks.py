@@ -26,7 +26,7 @@ from comfy.t2i_adapter.adapter import Adapter, Adapter_light  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from cnet_core.checkpoints import open_control  # noqa: E402
-from cnet_core.control.lllite import add_patches, attention_patches  # noqa: E402
+from cnet_core.control.lllite import add_patches, corrections  # noqa: E402
 from cnet_core.networks.config import UNetConfig  # noqa: E402
 from cnet_core.networks.lllite import LayerSizes, LLLite, transformer_blocks  # noqa: E402
 from cnet_core.networks.unet import UNet  # noqa: E402
@@ -149,11 +149,11 @@ def compare_lllite(node_file):
     patch = kohya.load_control_net_lllite_patch(str(path), hint.movedim(1, -1), 0.7, 0, 0, 0)
     theirs = unet(x, t, context, y, transformer_options={"patches": {name: [patch] for name in NAMES}})
     options = {}
-    add_patches(options, attention_patches(net, net.encode_hint(hint), [0.7, 0.7]))
+    add_patches(options, corrections(net, net.encode_hint(hint), [0.7, 0.7]).attention)
     ours = unet(x, t, context, y, transformer_options=options)
     bare = unet(x, t, context, y)
     half = {}
-    add_patches(half, attention_patches(net, net.encode_hint(hint), [0.7, 0.0]))
+    add_patches(half, corrections(net, net.encode_hint(hint), [0.7, 0.0]).attention)
     one_side = unet(x, t, context, y, transformer_options=half)
     return {
         "layers": len(sizes),

@@ -29,9 +29,13 @@ def lllite_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if scale not in DEPTHS:
             continue
         name = "middle_block" if kind == "middle" else f"{kind}_blocks_{number}"
-        for layer in ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q"):
-            full = f"lllite_unet_{name}_1_transformer_blocks_0_{layer}"
-            sizes[full] = LayerSizes(channels, DEPTHS[scale], embedding=8, hidden=4)
+        # The last two are reached by hooks around the UNet's call, the others by its attention patches.
+        for layer in ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q", "ff_net_0_proj", "ff_net_2"):
+            full, width = (
+                f"lllite_unet_{name}_1_transformer_blocks_0_{layer}",
+                4 if layer == "ff_net_2" else 1,
+            )
+            sizes[full] = LayerSizes(width * channels, DEPTHS[scale], embedding=8, hidden=4)
     generator = torch.Generator().manual_seed(3)
     state = {
         key.removeprefix("layers."): torch.randn(value.shape, generator=generator) * 0.2

@@ -20,20 +20,25 @@ QM = "lllite_unet_middle_block_1_transformer_blocks_3_attn2_to_q"
 
 
 def test_names_tell_the_place():
-    assert place_of(Q4) == Place(("input", 4), 0, "attn1", "q")
-    assert place_of(K7) == Place(("input", 7), 9, "attn1", "k")
-    assert place_of(QM) == Place(("middle", 0), 3, "attn2", "q")
-    name = "lllite_unet_output_blocks_5_1_transformer_blocks_1_attn1_to_v"
-    assert place_of(name) == Place(("output", 5), 1, "attn1", "v")
+    assert place_of(Q4) == Place(("input", 4), "transformer_blocks.0.attn1.to_q")
+    assert place_of(K7) == Place(("input", 7), "transformer_blocks.9.attn1.to_k")
+    place = place_of(QM)
+    assert place == Place(("middle", 0), "transformer_blocks.3.attn2.to_q")
+    assert (place.transformer, place.projection) == (3, ("attn2", "q"))
+    assert place.path == "middle_block.1.transformer_blocks.3.attn2.to_q"
+    place = place_of("lllite_unet_output_blocks_5_1_transformer_blocks_1_ff_net_0_proj")
+    assert place.path == "output_blocks.5.1.transformer_blocks.1.ff.net.0.proj"
+    assert (place.transformer, place.projection) == (1, None)
+    place = place_of("lllite_unet_input_blocks_4_1_proj_in")
+    assert (place.path, place.transformer) == ("input_blocks.4.1.proj_in", 0)
 
 
-@pytest.mark.parametrize(
-    "tail", ["attn2_to_k", "attn2_to_v", "attn1_to_out_0", "ff_net_0_proj", "ff_net_2", "norm1"]
-)
+@pytest.mark.parametrize("tail", ["attn2_to_k", "attn2_to_v", "norm1", "proj_in", "ff_net_1"])
 def test_other_layers_have_no_place(tail):
+    """The text's layers have no tokens of the picture, and proj_in is outside the transformer blocks."""
     assert place_of(f"lllite_unet_input_blocks_4_1_transformer_blocks_0_{tail}") is None
-    assert place_of("lllite_unet_input_blocks_4_1_proj_in") is None
-    with pytest.raises(ValueError, match="no projection of an attention"):
+    assert place_of("lllite_unet_input_blocks_4_1_ff_net_2") is None
+    with pytest.raises(ValueError, match="no layer over the picture's tokens"):
         LLLite({f"lllite_unet_input_blocks_4_1_transformer_blocks_0_{tail}": LayerSizes(8, 2, 4, 6)})
 
 

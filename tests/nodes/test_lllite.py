@@ -10,12 +10,19 @@ from minihost import shims
 from .test_control import hash_of
 
 PLACES = ("input_blocks_1", "output_blocks_2")
-LAYERS = ("attn1_to_q", "attn1_to_k", "attn1_to_v", "attn2_to_q")
+# Widths relative to the block's.
+LAYERS = {"attn1_to_q": 1, "attn1_to_k": 1, "attn1_to_v": 1, "attn2_to_q": 1}
+MORE_LAYERS = {**LAYERS, "attn1_to_out_0": 1, "ff_net_0_proj": 1, "ff_net_2": 4}
 
 
-def random_file(path, places=PLACES):
-    names = [f"lllite_unet_{place}_1_transformer_blocks_0_{layer}" for place in places for layer in LAYERS]
-    net = LLLite({name: LayerSizes(channels=32, depth=1, embedding=8, hidden=4) for name in names})
+def random_file(path, places=PLACES, layers=LAYERS):
+    net = LLLite(
+        {
+            f"lllite_unet_{place}_1_transformer_blocks_0_{layer}": LayerSizes(32 * width, 1, 8, 4)
+            for place in places
+            for layer, width in layers.items()
+        }
+    )
     generator = torch.Generator().manual_seed(5)
     state = {
         name.removeprefix("layers."): torch.randn(tensor.shape, generator=generator) * 0.3
@@ -29,12 +36,12 @@ def base(vivid_base):
     return vivid_base
 
 
-@pytest.fixture(scope="module")
-def control(tmp_path_factory, call):
-    folder = tmp_path_factory.mktemp("lllite")
-    random_file(folder / "lllite.safetensors")
+@pytest.fixture(scope="module", params=[LAYERS, MORE_LAYERS], ids=["attention", "attention and MLP"])
+def control(request, tmp_path_factory, call):
+    folder, name = tmp_path_factory.mktemp("lllite"), f"lllite{len(request.param)}.safetensors"
+    random_file(folder / name, layers=request.param)
     shims.folder_paths.add_model_folder_path("controlnet", str(folder))
-    return call("CNetLoadControlNet", control_net_name="lllite.safetensors")
+    return call("CNetLoadControlNet", control_net_name=name)
 
 
 def test_it_steers_and_leaves_nothing_behind(base, prompts, draw, apply, control, hint):

@@ -1,0 +1,33 @@
+"""The network classes of controlnet-aux, without what importing it does besides.
+
+Its packages change timm's registry and the environment, warn, and fail where mediapipe is too new. The
+modules that hold networks do none of it, so they alone are imported; the packages above them are not run.
+"""
+
+import sys
+import threading
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+
+_ROOT = "controlnet_aux"
+_lock = threading.Lock()
+
+
+def network_module(name: str) -> ModuleType:
+    """The module of this name below controlnet_aux, such as "hed" or "open_pose.model"."""
+    *packages, _ = f"{_ROOT}.{name}".split(".")
+    paths = [".".join(packages[: depth + 1]) for depth in range(len(packages))]
+    with _lock:
+        empty = [path for path in paths if path not in sys.modules]
+        try:
+            for path in empty:
+                spec = find_spec(path)
+                if spec is None:
+                    raise ModuleNotFoundError(f"No module named {path!r}; install the pack's requirements.")
+                sys.modules[path] = module_from_spec(spec)
+            return import_module(f"{_ROOT}.{name}")
+        finally:
+            # Whoever else imports these packages gets them whole.
+            for path in empty:
+                sys.modules.pop(path, None)

@@ -1,0 +1,1 @@
+"""Annotators by networks: each file one, with the pictures' way into its network and out again."""

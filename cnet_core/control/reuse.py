@@ -1,0 +1,270 @@
+"""Residuals reused between steps: at which steps a control is computed, and what it says at the others.
+
+A control's residuals change slowly over sampling. Computed at some steps (anchors), they are held or
+predicted at the others, before they are weighed, so that strengths may change from step to step. Positions
+count the steps of a run in which the control acts: 0 is the first, 1.5 half way from the second to the third
+(in log sigma), where samplers with half steps ask.
+"""
+
+import math
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import ControlError
+from .rows import index_of, pick
+
+# How residuals between anchors come about: the highest degree of the polynomial through the last anchors.
+METHODS: dict[str, int] = {"exact": 0, "hold": 0, "predicted": 2}
+# Where anchors lie, as the power p of positions count * (i / anchors)^p; adaptive ones depend on the run.
+SPACINGS: dict[str, float | None] = {"uniform": 1.0, "dense early": 1.1, "adaptive": None}
+# A quadratic through anchors overshoots: so much of what it adds to the straight line is taken.
+DAMPING = 0.6
+# Positions nearer than this are the same: samplers take noise levels through logarithms and back.
+_SAME = 1e-3
+# Anchors are at least so many steps apart.
+_APART = 0.5
+# Adaptive: an anchor is at most so many steps after the last, and so many times its predecessor's distance.
+_LONGEST, _GROWTH = 8.0, 2.0
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """How a control is economised.
+
+    method: a key of METHODS; spacing: a key of SPACINGS. share: how much of the steps is computed, above 0
+    to 1. bound: for adaptive spacing instead of it, the error of a prediction that is accepted, as a share of
+    the residual's size. Raises ControlError for values out of range.
+    """
+
+    method: str = "exact"
+    spacing: str = "dense early"
+    share: float = 1 / 3
+    bound: float = 0.05
+
+    def __post_init__(self) -> None:
+        for what, value, known in (("method", self.method, METHODS), ("spacing", self.spacing, SPACINGS)):
+            if value not in known:
+                raise ControlError(f"{what} {value!r} of reuse is unknown; choose one of {', '.join(known)}.")
+        if not 0 < self.share <= 1:
+            raise ControlError(
+                f"the share of steps to compute is {self.share}; expected above 0 to 1 (every step)."
+            )
+        if not (math.isfinite(self.bound) and self.bound > 0):
+            raise ControlError(
+                f"the accepted error is {self.bound}; expected a number above 0, such as 0.05."
+            )
+
+    @property
+    def exact(self) -> bool:
+        """Whether every step is computed."""
+        return self.method == "exact"
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the computed steps are chosen during the run."""
+        return not self.exact and SPACINGS[self.spacing] is None
+
+    @property
+    def kept(self) -> int:
+        """How many computed steps are kept at once."""
+        return 0 if self.exact else METHODS[self.method] + 1
+
+    def plan(self, steps: int) -> list[int]:
+        """Which of `steps` steps are computed, sorted, the first always; adaptive ones cannot be foretold."""
+        power = SPACINGS[self.spacing]
+        if self.exact or power is None:
+            return list(range(steps))
+        count = min(steps, max(1, math.ceil(self.share * steps - 1e-9)))
+        anchors: list[int] = []
+        for i in range(count):
+            # As the power says, but every anchor by itself, and with steps left for those to come.
+            wanted = round(steps * (i / count) ** power)
+            anchors.append(min(max(wanted, anchors[-1] + 1 if anchors else 0), steps - count + i))
+        return anchors
+
+
+EXACT = Reuse()
+# The choices of a node, from every step computed to few.
+ECONOMIES: dict[str, Reuse] = {
+    "exact": EXACT,
+    "light": Reuse("predicted", share=1 / 3),
+    "strong": Reuse("predicted", share=1 / 5),
+}
+
+
+def computed_steps(
+    reuse: Reuse, course: "Course", levels: Sequence[float], acting: Sequence[bool]
+) -> list[bool]:
+    """Which steps a sampler has computed that asks once at each of these noise levels: only acting ones."""
+    memory = Memory(reuse, len(course))
+    computed = []
+    for level, acts in zip(levels, acting, strict=True):
+        computed.append(acts and (reuse.exact or memory.due(0, course.position(level))))
+        if computed[-1]:
+            memory.keep([0], course.position(level), [])
+    return computed
+
+
+def weights_at(anchors: Sequence[float], position: float) -> list[float]:
+    """The factors of the residuals at these positions (rising, at most three) whose sum is the prediction.
+
+    One anchor is held, through two goes a straight line (Lagrange's form), of what the parabola through three
+    adds to it DAMPING is taken. At an anchor the factors are 1 for it and 0 for the others, exactly.
+    """
+    factors = _lagrange(anchors, position)
+    if len(anchors) < 3 or position == anchors[-1]:
+        return factors
+    line = [0.0, *_lagrange(anchors[1:], position)]
+    return [
+        DAMPING * curved + (1 - DAMPING) * straight for curved, straight in zip(factors, line, strict=True)
+    ]
+
+
+def _lagrange(anchors: Sequence[float], position: float) -> list[float]:
+    return [
+        math.prod((position - other) / (anchor - other) for other in anchors if other != anchor)
+        for anchor in anchors
+    ]
+
+
+class Course:
+    """The steps of a run in which a control acts.
+
+    sigmas: their noise levels, falling, at least one; levels of 0 and repeated ones do not count.
+    """
+
+    def __init__(self, sigmas: Sequence[float]):
+        self._levels = sorted({-math.log(sigma) for sigma in sigmas if sigma > 0})
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def position(self, sigma: float) -> float:
+        """Below 0 before the first step, beyond the last one's number after it."""
+        levels, level = self._levels, -math.log(max(sigma, 1e-9))
+        if len(levels) == 1:
+            position = level - levels[0]
+        else:
+            before = min(max(bisect_right(levels, level) - 1, 0), len(levels) - 2)
+            position = before + (level - levels[before]) / (levels[before + 1] - levels[before])
+        step = round(position)
+        return float(step) if abs(position - step) < _SAME else position
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What was computed at a position: residuals [n,...] of some rows, of which this is one."""
+
+    position: float
+    residuals: Sequence[Tensor | None] = field(repr=False)
+    row: int
+
+
+class Memory:
+    """What one control said at its anchors in one run, row by row.
+
+    Rows are named by whatever tells them apart in a run (prompt, frame, size), so that it does not matter in
+    which company and order a host asks for them.
+    """
+
+    def __init__(self, reuse: Reuse, steps: int):
+        self.reuse = reuse
+        self._plan = reuse.plan(steps)
+        self._rows: dict[Hashable, deque[Anchor]] = {}
+        # Adaptive: how far the next anchor of a row lies from its last.
+        self._gaps: dict[Hashable, int] = {}
+
+    def due(self, row: Hashable, position: float) -> bool:
+        """Whether a row must be computed here: at an anchor, and where there is nothing before to go by."""
+        anchors = self._rows.get(row)
+        if not anchors or position < anchors[-1].position:
+            return True
+        last = anchors[-1].position
+        if self.reuse.adaptive:
+            return position >= last + self._gaps.get(row, 1) - _SAME
+        return any(last < step <= position for step in self._plan)
+
+    def keep(self, rows: Sequence[Hashable], position: float, residuals: Sequence[Tensor | None]) -> None:
+        """Remember what was computed for rows: residuals [len(rows),...]. They must not be changed later."""
+        if self.reuse.adaptive:
+            self._space(rows, position, residuals)
+        for i, row in enumerate(rows):
+            anchors = self._rows.setdefault(row, deque(maxlen=self.reuse.kept))
+            # Of two that lie too near to tell a direction, and of those that lie ahead, only this one counts.
+            while anchors and anchors[-1].position > position - _APART:
+                anchors.pop()
+            anchors.append(Anchor(position, residuals, i))
+
+    def said(self, rows: Sequence[Hashable], position: float) -> list[Tensor | None]:
+        """The residuals [len(rows),...] here of rows that are kept; they may be the kept ones themselves."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, row in enumerate(rows):
+            groups.setdefault(tuple(id(anchor.residuals) for anchor in self._rows[row]), []).append(i)
+        if len(groups) == 1:
+            return self._together(rows, position)
+        parts = [(places, self._together([rows[i] for i in places], position)) for places in groups.values()]
+        whole: list[Tensor | None] = []
+        for blocks in zip(*(part for _, part in parts), strict=True):
+            total = None
+            for (places, _), block in zip(parts, blocks, strict=True):
+                if block is not None:
+                    total = block.new_empty(len(rows), *block.shape[1:]) if total is None else total
+                    total[index_of(places, block.device)] = block
+            whole.append(total)
+        return whole
+
+    def _together(self, rows: Sequence[Hashable], position: float) -> list[Tensor | None]:
+        """The same for rows that were always computed together."""
+        columns = list(zip(*(self._rows[row] for row in rows), strict=True))
+        factors = weights_at([column[0].position for column in columns], position)
+        said: dict[int, Tensor] = {}
+        blocks: list[Tensor | None] = []
+        for i, newest in enumerate(columns[-1][0].residuals):
+            # Of a tensor that stands at several places, so does its prediction.
+            if newest is not None and id(newest) not in said:
+                terms = [
+                    (factor, pick(residual, [anchor.row for anchor in column]))
+                    for factor, column in zip(factors, columns, strict=True)
+                    if factor and (residual := column[0].residuals[i]) is not None
+                ]
+                said[id(newest)] = _sum(terms)
+            blocks.append(None if newest is None else said[id(newest)])
+        return blocks
+
+    def _space(self, rows: Sequence[Hashable], position: float, residuals: Sequence[Tensor | None]) -> None:
+        """Set the distances of the next anchors by how well these residuals would have been predicted."""
+        known = [i for i, row in enumerate(rows) if row in self._rows]
+        known = [i for i in known if self._rows[rows[i]][-1].position < position]
+        if not known:
+            return
+        predicted = self.said([rows[i] for i in known], position)
+        pairs = zip(predicted, residuals, strict=True)
+        errors = [_error(p, pick(r, known)) for p, r in pairs if p is not None and r is not None]
+        for i, error in zip(known, torch.stack(errors).mean(0).tolist(), strict=True):
+            anchors = self._rows[rows[i]]
+            growth = (self.reuse.bound / max(error, 1e-9)) ** (1 / len(anchors))
+            gap = (position - anchors[-1].position) * min(growth, _GROWTH)
+            self._gaps[rows[i]] = int(min(max(gap, 1), _LONGEST))
+
+
+def _sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """The sum of factors times tensors; one alone at factor 1 is itself. Half precision is summed in fp32."""
+    (factor, first), *others = terms
+    if not others and factor == 1:
+        return first
+    total = first.to(torch.promote_types(first.dtype, torch.float32)) * factor
+    for factor, tensor in others:
+        total.add_(tensor, alpha=factor)
+    return total.to(first.dtype)
+
+
+def _error(predicted: Tensor, computed: Tensor) -> Tensor:
+    """Per row, the root mean square of the difference as a share of the computed one's."""
+    size = computed.float().flatten(1).norm(dim=1)
+    difference = (predicted.float() - computed.float()).flatten(1).norm(dim=1)
+    return difference / size.clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,0 +1,89 @@
+"""Every annotator by a network, end to end: from a file of random weights to hints of any size."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from published import NETWORKS, quietly, write
+
+from annotators import run, weights
+from annotators.table import ANNOTATORS
+
+# Regions that are any good are rare by random weights.
+VALUES = {"sam": {"points": 4, "quality": 0.0, "stability": 0.0}}
+SLOW = ("zoe",)
+
+
+def pictures(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Pictures [B,H,W,3] with areas, edges and grain, in exact bytes."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 200, (count, -(-height // 16), -(-width // 16), 3))
+    areas = coarse.repeat(16, 1).repeat(16, 2)[:, :height, :width]
+    return torch.from_numpy(areas + rng.integers(0, 56, areas.shape)).float() / 255
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NETWORKS],
+)
+def case(request, tmp_path_factory):
+    """An annotator, its network from a file, and parameters."""
+    annotator = ANNOTATORS[request.param]
+    folder = tmp_path_factory.mktemp(annotator.id)
+    with quietly():
+        write(annotator, NETWORKS[annotator.id](), folder)
+    net = weights.build(annotator, [folder])
+    shutil.rmtree(folder)
+    return annotator, net, VALUES.get(annotator.id, {})
+
+
+def test_hints_have_the_pictures_size_and_range_and_a_batch_is_as_its_pictures_alone(case):
+    annotator, net, values = case
+    images = pictures(2, 80, 96)
+    hints = run.annotate(annotator, images, values, net=net, seed=3)
+    assert hints.image.shape == images.shape and hints.image.dtype == torch.float32
+    assert hints.image.min() >= 0 and hints.image.max() <= 1
+    for i in range(2):
+        alone = run.annotate(annotator, images[i : i + 1], values, net=net, seed=3 + i)
+        apart = (alone.image - hints.image[i : i + 1]).abs()
+        assert apart.max() < 2e-4 or (
+            annotator.kind in ("lines", "areas") and apart.gt(0).float().mean() < 1e-3
+        )
+        for name in ("depth", "labels"):
+            one, both = getattr(alone, name), getattr(hints, name)
+            assert (one is None) == (both is None)
+            if one is not None:
+                assert torch.isclose(one.double(), both[i : i + 1].double(), atol=1e-4).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (70, 9)])
+def test_any_size_comes_out_as_it_went_in(case, size):
+    annotator, net, values = case
+    hints = run.annotate(annotator, pictures(1, *size), values, net=net)
+    assert hints.image.shape == (1, *size, 3)
+    assert hints.image.isfinite().all() and hints.image.min() >= 0 and hints.image.max() <= 1
+
+
+def test_the_same_picture_gives_the_same_hint_and_nothing_global_changes(case):
+    annotator, net, values = case
+    state = torch.get_rng_state()
+    images = pictures(1, 32, 64)
+    before = images.clone()
+    first = run.annotate(annotator, images, values, net=net, seed=1)
+    again = run.annotate(annotator, images, values, net=net, seed=1)
+    assert torch.equal(first.image, again.image)
+    assert torch.equal(images, before) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_may_compute_in_another_format(case):
+    annotator, net, values = case
+    hints = run.annotate(annotator, pictures(1, 32, 64), values, net=net)
+    try:
+        net.to(torch.bfloat16)
+        coarse = run.annotate(annotator, pictures(1, 32, 64), values, net=net)
+    finally:
+        net.to(torch.float32)
+    assert coarse.image.dtype == torch.float32 and coarse.image.isfinite().all()
+    if annotator.kind == "soft" and "scribble" not in annotator.id:
+        assert (coarse.image - hints.image).abs().mean() < 0.05

@@ -1,0 +1,217 @@
+"""Residuals reused between steps: where they are computed, and what is said at the other steps."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnet_core.control.reuse import (
+    ECONOMIES,
+    EXACT,
+    METHODS,
+    SPACINGS,
+    Course,
+    Memory,
+    Reuse,
+    computed_steps,
+    weights_at,
+)
+from cnet_core.errors import ControlError
+
+STEPS = st.integers(1, 60)
+SHARES = st.floats(0.01, 1.0)
+POLICIES = st.builds(
+    Reuse, st.sampled_from(["hold", "predicted"]), st.sampled_from(list(SPACINGS)), SHARES, st.just(0.05)
+)
+
+
+def run(reuse, truth, steps=30, half_steps=False):
+    """(what is said, whether it was computed) at each position; truth: from a position to [1,...]."""
+    memory, said = Memory(reuse, steps), []
+    places = [i / 2 for i in range(2 * steps)] if half_steps else [float(i) for i in range(steps)]
+    for position in places:
+        due = memory.due("row", position)
+        if due:
+            memory.keep(["row"], position, [truth(position)])
+        said.append((memory.said(["row"], position)[0], due))
+    return said
+
+
+def linear(position):
+    return torch.tensor([[1.0 - 0.5 * position, 2.0 + 0.25 * position]], dtype=torch.float64)
+
+
+# Which steps
+
+
+@given(SHARES, st.sampled_from(["uniform", "dense early"]), STEPS)
+def test_planned_steps_are_as_many_as_budgeted_sorted_and_begin_with_the_first(share, spacing, steps):
+    plan = Reuse("predicted", spacing, share).plan(steps)
+    assert plan[0] == 0 and plan == sorted(set(plan)) and plan[-1] < steps
+    assert len(plan) == math.ceil(share * steps - 1e-9)
+
+
+@given(STEPS)
+def test_exact_computes_every_step_and_keeps_nothing(steps):
+    assert EXACT.plan(steps) == list(range(steps))
+    assert EXACT.kept == 0
+    course = Course([2.0**-i for i in range(steps)])
+    assert all(computed_steps(EXACT, course, [2.0**-i for i in range(steps)], [True] * steps))
+
+
+def test_economies_are_what_they_say():
+    assert ECONOMIES["exact"].exact
+    assert len(ECONOMIES["light"].plan(30)) == 10
+    assert len(ECONOMIES["strong"].plan(30)) == 6
+
+
+@given(POLICIES, st.booleans())
+def test_the_first_step_is_computed_and_each_planned_one_once(reuse, half_steps):
+    said = run(reuse, linear, half_steps=half_steps)
+    assert said[0][1]
+    if not reuse.adaptive:
+        assert sum(due for _, due in said) == len(reuse.plan(30))
+
+
+def test_a_step_before_the_last_computed_one_is_computed_again():
+    """Samplers that go back up to a higher noise level begin anew there."""
+    memory = Memory(Reuse("predicted", "uniform", 0.2), 20)
+    for position in (0.0, 5.0, 10.0):
+        assert memory.due("row", position)
+        memory.keep(["row"], position, [linear(position)])
+    assert not memory.due("row", 10.0) and not memory.due("row", 11.0)
+    assert memory.due("row", 6.0)
+    memory.keep(["row"], 6.0, [linear(6.0)])
+    torch.testing.assert_close(memory.said(["row"], 7.0)[0], linear(7.0))
+
+
+def test_adaptive_steps_are_fewer_the_less_changes_and_the_more_is_accepted():
+    def wild(position):
+        return torch.tensor([[math.sin(position), math.cos(2 * position)]])
+
+    def calm(position):
+        return torch.tensor([[2 + math.sin(position / 10), 1.0]])
+
+    def computed(truth, bound):
+        return sum(due for _, due in run(Reuse("predicted", "adaptive", bound=bound), truth))
+
+    assert computed(wild, 0.01) == 30
+    assert computed(calm, 0.1) < computed(calm, 0.03) < computed(calm, 0.01) < 20
+
+
+@pytest.mark.parametrize("bound", [0.02, 0.1])
+def test_adaptive_predictions_stay_near_the_bound(bound):
+    def slow(position):
+        return torch.tensor([[2 + math.sin(position / 6), math.cos(position / 6)]], dtype=torch.float64)
+
+    for i, (said, _) in enumerate(run(Reuse("predicted", "adaptive", bound=bound), slow)):
+        assert float((said - slow(i)).norm() / slow(i).norm()) < 3 * bound
+
+
+# What is said
+
+
+@given(POLICIES, st.booleans())
+def test_what_does_not_change_is_predicted_exactly(reuse, half_steps):
+    constant = torch.tensor([[1.5, -2.25]])
+    for said, _ in run(reuse, lambda position: constant, half_steps=half_steps):
+        torch.testing.assert_close(said, constant, rtol=1e-5, atol=0)
+
+
+@given(st.sampled_from(list(SPACINGS)), SHARES, st.booleans())
+def test_a_straight_line_is_predicted_exactly_from_two_steps_on(spacing, share, half_steps):
+    said = run(Reuse("predicted", spacing, share), linear, half_steps=half_steps)
+    second = [i for i, (_, due) in enumerate(said) if due][1:2]
+    for i, (value, _) in enumerate(said):
+        if second and i >= second[0]:
+            torch.testing.assert_close(value, linear(i / 2 if half_steps else i), rtol=1e-9, atol=1e-9)
+
+
+@given(POLICIES)
+def test_at_computed_steps_the_computed_tensors_themselves_are_said(reuse):
+    known = {i: torch.randn(1, 3) for i in range(30)}
+    for i, (said, due) in enumerate(run(reuse, lambda position: known[int(position)])):
+        if due:
+            assert torch.equal(said, known[i])
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=3, unique=True).map(sorted), st.integers(0, 20))
+def test_weights_sum_to_one_and_are_exact_at_the_last_anchor(anchors, ahead):
+    assert sum(weights_at(anchors, anchors[-1] + ahead)) == pytest.approx(1)
+    assert weights_at(anchors, anchors[-1]) == [0.0] * (len(anchors) - 1) + [1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_told_apart_in_whatever_company_they_come(dtype):
+    """Rows computed together, apart and in another order are predicted alike, to the last bit."""
+    reuse = Reuse("predicted", "uniform", 0.5)
+    together, apart = Memory(reuse, 8), Memory(reuse, 8)
+    for position in (0.0, 2.0, 4.0):
+        rows = {name: torch.randn(1, 4, 3, dtype=dtype) for name in "abc"}
+        together.keep("abc", position, [torch.cat([*rows.values()]), None])
+        order = "cab" if position else "bac"
+        apart.keep(order[:2], position, [torch.cat([rows[name] for name in order[:2]]), None])
+        apart.keep(order[2:], position, [rows[order[2:]], None])
+    for order in ("abc", "cba", "b"):
+        (one, nothing), (other, _) = together.said(order, 5.0), apart.said(order, 5.0)
+        assert nothing is None
+        assert one.dtype == dtype and torch.equal(one, other)
+
+
+def test_of_a_tensor_at_several_places_the_prediction_stands_there_too():
+    memory = Memory(Reuse("predicted", "uniform", 0.5), 8)
+    for position in (0.0, 2.0):
+        shared = torch.randn(2, 3)
+        memory.keep("ab", position, [shared, torch.randn(2, 3), shared])
+    first, _, third = memory.said("ab", 3.0)
+    assert first is third
+
+
+def test_only_as_many_computed_steps_are_kept_as_predictions_need():
+    for method, degree in METHODS.items():
+        reuse = Reuse(method, "uniform", 1.0)
+        if reuse.exact:
+            continue
+        memory = Memory(reuse, 10)
+        for position in range(10):
+            memory.keep(["row"], float(position), [linear(position)])
+        assert len(memory._rows["row"]) == reuse.kept == degree + 1
+
+
+# Noise levels
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=30, unique=True))
+def test_positions_count_steps_and_rise_as_noise_falls(levels):
+    levels = sorted(levels, reverse=True)
+    if any(b > a * 0.99 for a, b in pairwise(levels)):
+        return
+    course = Course(levels)
+    assert [course.position(level) for level in levels] == list(range(len(levels)))
+    assert [course.position(level * (1 + 1e-7)) for level in levels] == list(range(len(levels)))
+    for i, (here, there) in enumerate(pairwise(levels)):
+        assert course.position(math.sqrt(here * there)) == pytest.approx(i + 0.5)
+    assert course.position(levels[0] * 2) < 0 and course.position(0.0) > len(levels) - 1
+
+
+def test_levels_of_zero_and_repeated_ones_are_no_steps():
+    assert len(Course([4.0, 2.0, 2.0, 1.0, 0.0])) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"method": "guess"}, "exact, hold, predicted"),
+        ({"method": "hold", "spacing": "odd"}, "uniform, dense early, adaptive"),
+        ({"method": "hold", "share": 0.0}, "above 0 to 1"),
+        ({"method": "hold", "share": 1.5}, "above 0 to 1"),
+        ({"method": "hold", "bound": 0.0}, "above 0"),
+        ({"method": "hold", "bound": math.inf}, "above 0"),
+    ],
+)
+def test_wrong_settings_are_told(settings, said):
+    with pytest.raises(ControlError, match=said):
+        Reuse(**settings)

@@ -1,0 +1,64 @@
+"""Compiled control networks: the same residuals, and one set of graphs for all networks, hints and sizes."""
+
+import copy
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from cnet_core.networks.blocks import Text
+from cnet_core.networks.compiled import compile_blocks
+from cnet_core.networks.config import UNetConfig
+from cnet_core.networks.controlnet import ControlNet
+
+CONFIG = UNetConfig(32, (1, 2), (2, 1), (1, 1), context_dim=8, num_heads=2)
+
+
+def network(seed: int) -> ControlNet:
+    torch.manual_seed(seed)
+    net = ControlNet(CONFIG, hint_widths=(4, 8, 8, 16))
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return net.eval().requires_grad_(False)
+
+
+def run(net: ControlNet, batch: int = 2, rows: int = 8, columns: int = 12, strength: float = 1.0):
+    generator = torch.Generator().manual_seed(batch + rows)
+    x = torch.randn(batch, 4, rows, columns, generator=generator)
+    hint = strength * torch.rand(batch, 3, 8 * rows, 8 * columns, generator=generator)
+    text = Text(torch.randn(batch, 7, 8, generator=generator))
+    timesteps = torch.full((batch,), 500.0)
+    return list(net(x, net.encode_hint(hint), timesteps, text))
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def test_no_network_hint_or_size_of_a_family_is_compiled_twice():
+    counter = CompileCounter()
+    first, second = network(1), network(2)
+    expected = [run(net, *sizes) for net in (first, second) for sizes in ((2, 8, 12), (4, 16, 10))]
+    for net in (first, second):
+        compile_blocks(net, counter)
+    found = [run(first)]
+    # Blocks of 32 and 64 channels, the transition between them, and transformers of both widths.
+    assert counter.frame_count == 5
+    found += [run(first, 4, 16, 10), run(second), run(second, 4, 16, 10)]
+    run(second, 3, 24, 24, strength=0.3)
+    assert counter.frame_count == 5
+    for ours, plain in zip(found, expected, strict=True):
+        for a, b in zip(ours, plain, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_copy_of_a_compiled_network_is_plain_and_says_the_same():
+    net, counter = network(1), CompileCounter()
+    expected = run(net)
+    compile_blocks(net, counter)
+    twin = copy.deepcopy(net)
+    assert all(torch.equal(a, b) for a, b in zip(run(twin), expected, strict=True))
+    assert counter.frame_count == 0

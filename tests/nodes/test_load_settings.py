@@ -1,0 +1,55 @@
+"""Loading a file twice, compiled, and by the fastest precision."""
+
+import gc
+
+import pytest
+import torch
+
+FILE = "first.safetensors"
+
+
+@pytest.fixture
+def load(call, files):
+    return lambda name=FILE, **settings: call("CNetLoadControlNet", control_net_name=name, **settings)
+
+
+def test_a_file_loaded_twice_is_one_copy_while_it_is_used(load):
+    first, second = load(), load(global_average_pooling="on")
+    assert first.network is second.network
+    assert (first.global_average_pooling, second.global_average_pooling) == (False, True)
+    assert load(precision="bf16").network is not first.network
+    assert load("second.safetensors").network is not first.network
+    kept = id(first.network.patcher)
+    del first, second
+    gc.collect()
+    fresh = load()
+    assert id(fresh.network.patcher) != kept or fresh.network is load().network
+
+
+def test_a_replaced_file_is_another_network(load, files):
+    path = files / "replaced.safetensors"
+    path.write_bytes((files / FILE).read_bytes())
+    before = load(path.name).network
+    path.unlink()
+    path.write_bytes((files / "second.safetensors").read_bytes())
+    after = load(path.name).network
+    assert after is not before
+    assert not torch.equal(before.net.zero_convs[0][0].weight, after.net.zero_convs[0][0].weight)
+
+
+def test_uses_of_one_file_are_one_batch(call, load, unit, merge, prompts, draw, hint):
+    passes = []
+    shared = load()
+    shared.network.net.register_forward_hook(lambda net, inputs, output: passes.append(inputs[0].shape[0]))
+    draw(**merge(prompts, unit(shared, hint), unit(load(), 1 - hint)))
+    assert passes == [4] * 4
+
+
+def test_the_fastest_precision_draws_nearly_the_same(load, prompts, draw, apply, hint, nodes):
+    net = load(precision="fastest").network
+    report = nodes["CNetInspect"].execute(file_name=FILE).args[0]
+    name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[net.dtype]
+    assert f"fastest here     {name}" in report
+    plain, exact = draw(**prompts), draw(**apply(prompts, load(), hint))
+    drawn = draw(**apply(prompts, load(precision="fastest"), hint))
+    assert (drawn - exact).norm() <= 0.02 * (exact - plain).norm()
