@@ -29,7 +29,7 @@ class Sheet:
     def text(
         self, x: float, y: float, text: str, size: int = 13, anchor: str = "lm", fill: Any = INK
     ) -> None:
-        self.draw.text((x, y), text, font=_font(size), anchor=anchor, fill=fill)
+        self.draw.text((x, y), text, font=font(size), anchor=anchor, fill=fill)
 
     def bar(self, left: float, top: float, right: float, bottom: float, fill: Any) -> None:
         """A filled rectangle, at least one pixel wide; nothing where it has no height."""
@@ -45,7 +45,7 @@ class Sheet:
 
 
 @cache
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
@@ -53,9 +53,9 @@ def _font(size: int) -> Any:
 
 def fitted(text: str, width: float, size: int = 13) -> str:
     """The text, cut to so many pixels."""
-    if _font(size).getlength(text) <= width:
+    if font(size).getlength(text) <= width:
         return text
-    while text and _font(size).getlength(text + "...") > width:
+    while text and font(size).getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
 

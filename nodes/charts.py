@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cnet_core.drawing import COLOURS, FAINT, GRID, INK, WIDTH, Sheet, fitted, number, round_top
+from ..cnet_core.drawing import COLOURS, FAINT, GRID, INK, WIDTH, Sheet, fitted, font, number, round_top
 
 # From conflict over silence to agreement: red and blue of equal lightness, apart for the colour-blind too.
 CONFLICT, SILENT, AGREE = (178, 24, 43), (228, 228, 228), (33, 102, 172)
@@ -96,7 +96,7 @@ def strength_chart(title: str, rows: Sequence[StrengthRow], sigmas: Sequence[flo
     for i, row in enumerate(rows):
         upper, colour = head + height * i, COLOURS[i % len(COLOURS)]
         area = Area(left, upper + 24, end, upper + height - 12, top, len(sigmas))
-        room = end - left - (_font(11).getlength(row.note) + 12 if row.note else 0)
+        room = end - left - (font(11).getlength(row.note) + 12 if row.note else 0)
         sheet.text(left, upper + 9, fitted(row.label, room))
         sheet.text(end, upper + 9, row.note, 11, "rm", FAINT)
         area.grid(sheet)

@@ -65,7 +65,7 @@ class Estimate:
 def preset(
     name: str,
     config: UNetConfig,
-    settings: Settings = Settings(),
+    settings: Settings,
     height: int = 512,
     width: int = 512,
     hint_widths: tuple[int, ...] = HINT_WIDTHS,
