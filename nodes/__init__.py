@@ -12,6 +12,8 @@ from . import (
     load,
     merge,
     pair,
+    pose,
+    pose_files,
     preview,
     reference,
     reuse,
@@ -36,8 +38,16 @@ NODES: list[type[io.ComfyNode]] = [
     reuse.ResidualReuse,
     preview.PreviewStrength,
     annotate.Canny,
+    pose_files.LoadPose,
+    pose_files.SavePose,
+    pose.MergePoses,
+    pose.FilterPoses,
+    pose.TransformPoses,
+    pose.SmoothPoses,
+    pose.RenderPose,
     demo.LoadMiniSD,
     demo.ExampleImage,
+    pose_files.ExamplePose,
 ]
 
 

@@ -15,6 +15,9 @@ from .folders import (
     annotator_folders,
     controlnet_files,
     controlnet_path,
+    input_file,
+    input_files,
+    output_file,
     register_model_folders,
 )
 from .host_control import HostControl
@@ -52,9 +55,12 @@ __all__ = [
     "device_pace",
     "diffusion_model",
     "fetch_annotator",
+    "input_file",
+    "input_files",
     "load_control",
     "load_native",
     "noise_levels",
+    "output_file",
     "register_model_folders",
     "result_device",
     "sample_first",
