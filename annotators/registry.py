@@ -116,6 +116,11 @@ class Annotator:
     suits: tuple[str, ...] = ()
     aliases: tuple[str, ...] = field(default=())
 
+    @property
+    def node(self) -> str:
+        """The id of its node: "hed_scribble" is CNetHedScribble."""
+        return "CNet" + "".join(word.capitalize() for word in self.id.split("_"))
+
     def checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters by name: these values, and the defaults of the others. Raises ParameterError."""
         known = {parameter.name: parameter for parameter in self.parameters}

@@ -23,3 +23,7 @@ class ControlError(CNetError):
 
 class DataError(CNetError):
     """Training data is not what training needs: files missing, damaged or in pairs that do not fit."""
+
+
+class TrainingError(CNetError):
+    """A training cannot start, go on, or write what it has."""

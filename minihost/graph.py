@@ -14,6 +14,7 @@ from .loader import Nodes
 from .schema import all_inputs, nest
 from .shims import model_management
 from .shims.api_node import ComfyNode, Hidden, HiddenHolder, NodeOutput
+from .shims.execution import ExecutionBlocker
 from .validate import call, is_link, label, overridden, validate
 from .workflow import Prompt
 
@@ -114,6 +115,10 @@ class Executor:
             if spec.name in inputs:
                 value = inputs[spec.name]
                 values[spec.name] = done[str(value[0])].slots[value[1]] if is_link(value) else [value]
+        for blocker in (
+            one for given in values.values() for one in given if isinstance(one, ExecutionBlocker)
+        ):
+            raise NodeError(f"{label(prompt, node_id)}: Execution Blocked: {blocker.message}")
         try:
             outputs = [
                 as_output(call(ready.execute, **nest(table, given)), schema)

@@ -10,22 +10,25 @@ from ..pixels import as_grey, from_grey
 from ..registry import Annotation, Annotator
 
 
-def canny(pictures: Tensor, thresholds: str = "fixed", low: float = 100, high: float = 200) -> Annotation:
+def canny(
+    pictures: Tensor, low_threshold: float = 100, high_threshold: float = 200, thresholds: str = "fixed"
+) -> Annotation:
     """Edges, 0 or 1, of pictures [B,3,H,W] in 0..1.
 
-    low, high: thresholds of OpenCV's Canny on the Sobel gradient (L1) of the grey picture in 0..255. Pixels
-    above `high` start an edge, connected ones above `low` continue it. thresholds: "automatic" finds them for
-    each picture instead: Otsu's on the gradients that are any edge at all, and half of it. Raises
-    ParameterError if low > high.
+    low_threshold, high_threshold: of OpenCV's Canny on the Sobel gradient (L1) of the grey picture in 0..255.
+    Pixels above the high one start an edge, connected ones above the low one continue it. thresholds:
+    "automatic" finds them for each picture instead: Otsu's on the gradients that are any edge at all, and
+    half of it. Raises ParameterError if the low one is above the high one.
     """
-    if low > high and thresholds == "fixed":
+    if low_threshold > high_threshold and thresholds == "fixed":
         raise ParameterError(
-            f"the low threshold {low} is above the high one {high}; lower it or raise the other."
+            f"the low threshold {low_threshold} is above the high one {high_threshold}; lower it or "
+            "raise the other."
         )
     greys = as_grey(pictures)
     if thresholds == "automatic":
         return Annotation(from_grey(np.stack([automatic_edges(grey) for grey in greys])))
-    return Annotation(from_grey(np.stack([cv2.Canny(grey, low, high) for grey in greys])))
+    return Annotation(from_grey(np.stack([cv2.Canny(grey, low_threshold, high_threshold) for grey in greys])))
 
 
 def automatic_edges(grey: np.ndarray) -> np.ndarray:
@@ -52,14 +55,8 @@ ANNOTATOR = Annotator(
     convention="white lines of one pixel on black",
     annotate=canny,
     parameters=(
-        Choice(
-            "thresholds",
-            "fixed",
-            ("fixed", "automatic"),
-            "fixed: the two thresholds below. automatic: found for each picture from its own contrast.",
-        ),
         Int(
-            "low",
+            "low_threshold",
             100,
             0,
             1000,
@@ -67,11 +64,17 @@ ANNOTATOR = Annotator(
             "one.",
         ),
         Int(
-            "high",
+            "high_threshold",
             200,
             0,
             1000,
             "Edges stronger than this are always kept. Lower both for more lines.",
+        ),
+        Choice(
+            "thresholds",
+            "fixed",
+            ("fixed", "automatic"),
+            "fixed: these two thresholds. automatic: found for each picture from its own contrast.",
         ),
     ),
     suits=("lllyasviel/control_v11p_sd15_canny", "diffusers/controlnet-canny-sdxl-1.0"),

@@ -39,6 +39,7 @@ SPAN = Choice(
     ("picture", "sequence"),
     "What black and white are: the farthest and nearest of each picture, or of the whole sequence, so that a "
     "video does not flicker.",
+    advanced=True,
 )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PoseError
+from ..fit import Mode
 from .keypoints import (
     BODY,
     FACE,
@@ -40,8 +41,6 @@ from .keypoints import (
 
 Style = Literal["openpose", "thick"]
 STYLES: tuple[Style, ...] = ("openpose", "thick")
-Fit = Literal["stretch", "crop", "fill"]
-FITS: tuple[Fit, ...] = ("fill", "crop", "stretch")
 
 # OpenPose's limbs in its drawing order; limb i has colour COLOURS[i], and so has joint i.
 LIMBS = (
@@ -75,7 +74,7 @@ def render(
     frames: Sequence[Frame],
     width: int = 0,
     height: int = 0,
-    fit: Fit = "fill",
+    fit: Mode = "fill",
     style: Style = "openpose",
     body: bool = True,
     hands: bool = True,
@@ -125,7 +124,7 @@ def trained_stick(width: int, height: int, style: Style) -> float:
     return STICK * min(width, height) / TRAINED_SIDE
 
 
-def resized(frame: Frame, width: int, height: int, fit: Fit) -> Frame:
+def resized(frame: Frame, width: int, height: int, fit: Mode) -> Frame:
     """The frame on a canvas of another size. stretch: each side by itself. crop: the shape is kept, and what
     does not fit is cut off on both sides. fill: the shape is kept, and both sides get margins."""
     across, down = width / frame.width, height / frame.height

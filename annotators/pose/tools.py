@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import PoseError
+from ..fit import Mode
 from .keypoints import (
     BODY,
     L_ANKLE,
@@ -32,13 +33,13 @@ from .keypoints import (
     RIGHT_HAND,
     Frame,
 )
-from .render import Fit, resized
+from .render import resized
 
 Pivot = Literal["person", "canvas"]
 PIVOTS: tuple[Pivot, ...] = ("person", "canvas")
 
 
-def merge(poses: Sequence[Sequence[Frame]], fit: Fit = "fill") -> list[Frame]:
+def merge(poses: Sequence[Sequence[Frame]], fit: Mode = "fill") -> list[Frame]:
     """The people of several poses in one, frame by frame, in the given order.
 
     The canvases are the first one's; other sizes are fitted to it. A pose of one frame is in all of them.

@@ -113,20 +113,34 @@ def save_network(
 
     metadata: entries of the header. dtype: cast to it (fp16 halves the file). Folders are made as needed.
     """
+    tensors = {
+        name: tensor.detach().to(dtype=dtype or tensor.dtype) for name, tensor in net.state_dict().items()
+    }
+    write_tensors(path, tensors, metadata)
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors: at every moment the old file is there or the new one, never a part.
+
+    Folders are made as needed. Raises OSError or SafetensorError if it cannot be written, and then the old
+    file is as it was.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
-        for name, tensor in net.state_dict().items()
-    }
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # In the same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         # safetensors 0.8 makes files that only their owner can read; a file made here has the usual mode.
         temporary.touch()
         mode = temporary.stat().st_mode
-        save_file(tensors, temporary, dict(metadata or {}))
+        save_file(plain, temporary, dict(metadata or {}))
         temporary.chmod(mode)
+        # Else a crash of the machine may leave the new name with nothing behind it.
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

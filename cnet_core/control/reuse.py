@@ -74,12 +74,15 @@ class Reuse:
         """How many computed steps are kept at once."""
         return 0 if self.exact else METHODS[self.method] + 1
 
-    def plan(self, steps: int) -> list[int]:
-        """Which of `steps` steps are computed, sorted, the first always; adaptive ones cannot be foretold."""
+    def plan(self, steps: int, calls: int = 1) -> list[int]:
+        """Which of `steps` steps are computed, sorted, the first always; adaptive ones cannot be foretold.
+
+        calls: how often the sampler asks in a step, each time at another noise level; the share is of these.
+        """
         power = SPACINGS[self.spacing]
         if self.exact or power is None:
             return list(range(steps))
-        count = min(steps, max(1, math.ceil(self.share * steps - 1e-9)))
+        count = min(steps, max(1, math.ceil(self.share * calls * steps - 1e-9)))
         anchors: list[int] = []
         for i in range(count):
             # As the power says, but every anchor by itself, and with steps left for those to come.
@@ -174,20 +177,34 @@ class Memory:
 
     def __init__(self, reuse: Reuse, steps: int):
         self.reuse = reuse
-        self._plan = reuse.plan(steps)
+        self.steps = steps
+        # By calls of the sampler in a step.
+        self._plans: dict[int, list[int]] = {}
+        # Of each row how many noise levels it was asked at, and its position at the last.
+        self._asked: dict[Hashable, tuple[int, float]] = {}
         self._rows: dict[Hashable, deque[Anchor]] = {}
         # Adaptive: how far the next anchor of a row lies from its last.
         self._gaps: dict[Hashable, int] = {}
 
     def due(self, row: Hashable, position: float) -> bool:
-        """Whether a row must be computed here: at an anchor, and where there is nothing before to go by."""
+        """Whether a row must be computed here: at an anchor, and where there is nothing before to go by.
+
+        To be asked whenever the host asks: the answers tell how often in a step it does.
+        """
+        asked, before = self._asked.get(row, (0, -math.inf))
+        if position > before:
+            asked += 1
+        self._asked[row] = asked, position
         anchors = self._rows.get(row)
         if not anchors or position < anchors[-1].position:
             return True
         last = anchors[-1].position
         if self.reuse.adaptive:
             return position >= last + self._gaps.get(row, 1) - _SAME
-        return any(last < step <= position for step in self._plan)
+        calls = max(1, math.floor(asked / (max(position, 0) + 1) + 0.5))
+        if calls not in self._plans:
+            self._plans[calls] = self.reuse.plan(self.steps, calls)
+        return any(last < step <= position for step in self._plans[calls])
 
     def keep(self, rows: Sequence[Hashable], position: float, residuals: Sequence[Tensor | None]) -> None:
         """Remember what was computed for rows: residuals [len(rows),...]. They must not be changed later."""

@@ -68,15 +68,21 @@ class ControlNet(Encoder):
 
     @classmethod
     def from_unet(
-        cls, unet: UNet, hint_channels: int = 3, hint_widths: tuple[int, ...] = HINT_WIDTHS
+        cls,
+        unet: UNet,
+        hint_channels: int = 3,
+        hint_widths: tuple[int, ...] = HINT_WIDTHS,
+        generator: torch.Generator | None = None,
     ) -> "ControlNet":
         """A new control network with a copy of this UNet's encoder and middle.
 
         The weights are cloned, never shared: training the copy cannot reach the base. Hint channels: 3 for
-        RGB hints. The controlled output equals the base's bit for bit until the first optimizer step.
+        RGB hints. generator: of the CPU, draws the hint encoder's weights; without, torch's global one. The
+        controlled output equals the base's bit for bit until the first optimizer step.
         """
         first = next(unet.parameters())
         build = unet.build
+        # Made without memory, so that no weight is drawn only to be overwritten.
         net = cls(
             unet.config,
             hint_channels,
@@ -84,13 +90,21 @@ class ControlNet(Encoder):
             build.operations,
             build.attention,
             first.dtype,
-            first.device,
-        )
+            torch.device("meta"),
+        ).to_empty(device=first.device)
         base = unet.state_dict()
         with torch.no_grad():
             for name, parameter in net.named_parameters():
                 if name in base:
                     parameter.copy_(base[name])
+                else:
+                    parameter.zero_()
+            for layer in list(net.input_hint_block)[:-1]:
+                # torch's own way for convolutions, weights and biases alike.
+                bound = next((p[0].numel() ** -0.5 for p in layer.parameters()), 0.0)
+                for parameter in layer.parameters():
+                    drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+                    parameter.copy_(drawn)
         return net
 
     def encode_hint(self, hint: Tensor) -> Features:

@@ -87,28 +87,35 @@ def losses(
     batch, noise (like batch.latents), timesteps (int64 [B] in 0..999): all on the base's device. The graph
     reaches `control` only, if the base takes no gradients.
     """
-    dtype = next(base.parameters()).dtype
     x = noised(batch.latents, noise, timesteps)
-    residuals = _residuals(control, x, batch, timesteps, objective.precision).each(lambda t: t.to(dtype))
-    y = None if batch.y is None else batch.y.to(dtype)
     run = recomputed if objective.recompute_base else directly
-    predicted = base(x.to(dtype), timesteps, batch.context.to(dtype), y, residuals=residuals, run=run)
+    predicted = predict(base, control, x, batch, timesteps, objective.precision, run)
     wanted = target(batch.latents, noise, timesteps, objective.prediction)
-    errors = F.mse_loss(predicted.float(), wanted, reduction="none").mean(dim=(1, 2, 3))
+    errors = F.mse_loss(predicted, wanted, reduction="none").mean(dim=(1, 2, 3))
     if objective.min_snr > 0:
         errors = errors * min_snr_weights(timesteps, objective.prediction, objective.min_snr)
     return errors
 
 
-def _residuals(
-    control: Control, x: Tensor, batch: Batch, timesteps: Tensor, precision: Precision
-) -> Residuals:
+def predict(
+    base: UNet,
+    control: Control,
+    x: Tensor,
+    batch: Batch,
+    timesteps: Tensor,
+    precision: Precision,
+    run: Run = directly,
+) -> Tensor:
+    """What the controlled base says of x_t [B,C,h,w] with the batch's hints and texts, in fp32."""
     hints = batch.hints.float() / 255 if batch.hints.dtype == torch.uint8 else batch.hints.float()
-    low = PRECISIONS[precision]
+    low, dtype = PRECISIONS[precision], next(base.parameters()).dtype
     y = None if batch.y is None else batch.y.float()
     with torch.autocast(x.device.type, low, enabled=low != torch.float32):
         *down, mid = control(x, hints, timesteps, batch.context.float(), y)
-    return Residuals(down, mid)
+    residuals = Residuals(down, mid).each(lambda t: t.to(dtype))
+    y = None if y is None else y.to(dtype)
+    predicted = base(x.to(dtype), timesteps, batch.context.to(dtype), y, residuals=residuals, run=run)
+    return predicted.float()
 
 
 def draw(batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:

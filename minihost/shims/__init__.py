@@ -15,6 +15,7 @@ from . import (
     api_node,
     attention,
     controlnet,
+    execution,
     folder_paths,
     latent_formats,
     model_base,
@@ -46,6 +47,7 @@ SHIMS: dict[str, types.ModuleType] = {
     "comfy.samplers": samplers,
     "comfy.supported_models_base": supported_models_base,
     "comfy.utils": utils,
+    "comfy_execution.graph_utils": execution,
 }
 
 

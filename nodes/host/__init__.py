@@ -7,7 +7,7 @@ those that the host made; merged: several as one; recording: one that remembers 
 host's samplers. annotators: their networks and downloads.
 """
 
-from .annotators import ANNOTATOR_DTYPES, annotation_progress, annotator_network, fetch_annotator
+from .annotators import ANNOTATOR_DTYPES, annotation_progress, annotator_network, blocked, fetch_annotator
 from .control import Control
 from .folders import (
     MINI_WEIGHTS,
@@ -15,6 +15,9 @@ from .folders import (
     annotator_folders,
     controlnet_files,
     controlnet_path,
+    input_file,
+    input_files,
+    output_file,
     register_model_folders,
 )
 from .host_control import HostControl
@@ -47,14 +50,18 @@ __all__ = [
     "annotator_folders",
     "annotator_network",
     "base_config",
+    "blocked",
     "controlnet_files",
     "controlnet_path",
     "device_pace",
     "diffusion_model",
     "fetch_annotator",
+    "input_file",
+    "input_files",
     "load_control",
     "load_native",
     "noise_levels",
+    "output_file",
     "register_model_folders",
     "result_device",
     "sample_first",

@@ -3,10 +3,12 @@
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...annotators import weights
 from ...annotators.registry import Annotator, WeightFile
@@ -69,3 +71,8 @@ def annotation_progress() -> Callable[[int, int], None]:
         bar.update_absolute(done, total)
 
     return report
+
+
+def blocked(why: str) -> Any:
+    """An output that nothing may use: the host does not run a node that is connected to it, and says why."""
+    return ExecutionBlocker(why)

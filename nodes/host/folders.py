@@ -35,3 +35,31 @@ def controlnet_path(name: str) -> str:
 def annotator_folders() -> list[str]:
     """Where weights of annotators lie; the first is where they are downloaded to."""
     return folder_paths.get_folder_paths(ANNOTATORS)
+
+
+def input_files(suffix: str) -> list[str]:
+    """Names of the files with this suffix that lie in the host's input folder."""
+    folder = Path(folder_paths.get_input_directory())
+    return sorted(path.name for path in folder.glob(f"*{suffix}") if path.is_file())
+
+
+def input_file(name: str, suffix: str) -> Path:
+    """A file in the input folder, or in the one that the name speaks of ("pose.json [output]").
+
+    Raises ValueError for names that lead elsewhere, other suffixes and missing files.
+    """
+    if not name.split(" [")[0].endswith(suffix) or not folder_paths.exists_annotated_filepath(name):
+        folder = folder_paths.get_input_directory()
+        raise ValueError(f"there is no file {name!r} in {folder}; put a {suffix} file there and choose it.")
+    return Path(folder_paths.get_annotated_filepath(name))
+
+
+def output_file(prefix: str, suffix: str, width: int, height: int) -> Path:
+    """Where a new file goes in the host's output folder, numbered as saved pictures are.
+
+    Raises an exception of the host's for a prefix that leads out of the folder.
+    """
+    folder, name, number, _, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory(), width, height
+    )
+    return Path(folder) / f"{name}_{number:05}_{suffix}"

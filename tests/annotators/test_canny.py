@@ -21,7 +21,7 @@ def pixels(seed: int, size: tuple[int, int], channels: int = 3) -> np.ndarray:
 
 
 def canny(images: torch.Tensor, low: int = 100, high: int = 200) -> torch.Tensor:
-    return annotate(find("canny"), images, {"low": low, "high": high}).image
+    return annotate(find("canny"), images, {"low_threshold": low, "high_threshold": high}).image
 
 
 def as_image(*pictures: np.ndarray) -> torch.Tensor:

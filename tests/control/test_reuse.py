@@ -68,12 +68,20 @@ def test_economies_are_what_they_say():
     assert len(ECONOMIES["strong"].plan(30)) == 6
 
 
-@given(POLICIES, st.booleans())
-def test_the_first_step_is_computed_and_each_planned_one_once(reuse, half_steps):
-    said = run(reuse, linear, half_steps=half_steps)
-    assert said[0][1]
+@given(POLICIES)
+def test_the_first_step_is_computed_and_each_planned_one_once(reuse):
+    computed = [due for _, due in run(reuse, linear)]
+    assert computed[0]
     if not reuse.adaptive:
-        assert sum(due for _, due in said) == len(reuse.plan(30))
+        assert [i for i, due in enumerate(computed) if due] == reuse.plan(30)
+
+
+@given(SHARES, st.sampled_from(["uniform", "dense early"]))
+def test_of_two_calls_a_step_the_share_is_the_same_and_half_steps_are_never_computed(share, spacing):
+    computed = [due for _, due in run(Reuse("predicted", spacing, share), linear, half_steps=True)]
+    assert not any(computed[1::2])
+    # Only after the first step is it known that the sampler asks twice.
+    assert abs(sum(computed) - min(30, math.ceil(60 * share - 1e-9))) <= 1
 
 
 def test_a_step_before_the_last_computed_one_is_computed_again():

@@ -1,0 +1,246 @@
+"""The loop: steps, reports, probes, and states on disk from which it goes on exactly."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import TrainingError
+from .batches import Source
+from .curves import History, curves
+from .learner import Learner
+from .probes import Probe, Prober
+from .shards import checksum, write_whole
+from .state import State, States, check_writable, writing
+
+# Where a training keeps things, below its folder.
+STATES, PROBES, CURVES, HISTORY = "states", "probes", "curves.png", "history.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What a training says after a step.
+
+    step: steps done, of `steps`. loss: mean since it was last said, None in between (reading it makes a GPU
+    wait). rate: the learning rate. speed: steps per second; left: seconds to go, both None until known.
+    probe: pictures, when they were drawn. saved: the state, when one was written.
+    """
+
+    step: int
+    steps: int
+    rate: float
+    loss: float | None = None
+    speed: float | None = None
+    left: float | None = None
+    probe: Probe | None = None
+    saved: Path | None = None
+
+
+def fit(
+    learner: Learner,
+    source: Source,
+    folder: Path,
+    resume: bool = False,
+    report: Callable[[Report], None] = lambda report: None,
+    stop: Callable[[], bool] = lambda: False,
+    prober: Prober | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> bool:
+    """Train until settings.steps, writing states, probes and curves below the folder; whether it got there.
+
+    report: called after every step by the first process; what it raises (a host's Cancel), as anything else
+    that ends the training, does so after a state was written. stop: asked between steps; True writes a state
+    and returns. resume: go on from the folder's newest state. say: told of damaged states.
+    Raises TrainingError for a folder that cannot be written, one that holds another training, a resumption
+    with other settings, base or data, a full disk, a loss that is no number.
+    """
+    return _Run(learner, source, Path(folder), report, stop, prober, say).run(resume)
+
+
+def identity(learner: Learner, source: Source) -> dict[str, Any]:
+    """What a training must share with one that goes on with its state, by name."""
+    return {
+        **learner.settings.result_dependent,
+        "processes": learner.processes.count,
+        "base": checksum(learner.base.state_dict()),
+        "data": source.data_hash,
+    }
+
+
+def check_identity(state: State, current: Mapping[str, Any]) -> None:
+    """Raise TrainingError, naming what differs, unless the state is of a training like the current one."""
+    before = state.facts["identity"]
+    names = [name for name in {**before, **current} if before.get(name) != current.get(name)]
+    if names:
+        listed = "; ".join(f"{n} was {_short(before.get(n))}, is {_short(current.get(n))}" for n in names)
+        raise TrainingError(
+            f"this training cannot go on with another configuration: {listed}. Resume it as it was, or begin "
+            "a new one in another folder; its initial ControlNet may be this one's result."
+        )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 16 else f"{text[:12]}..."
+
+
+class _Run:
+    def __init__(
+        self,
+        learner: Learner,
+        source: Source,
+        folder: Path,
+        report: Callable[[Report], None],
+        stop: Callable[[], bool],
+        prober: Prober | None,
+        say: Callable[[str], None],
+    ):
+        self.learner, self.source, self.folder = learner, source, folder
+        self.report, self.stop, self.prober, self.say = report, stop, prober, say
+        self.settings, self.processes = learner.settings, learner.processes
+        self.states = States(folder / STATES, self.settings.keep)
+        self.history = History()
+        # Losses on the device that nobody has read yet.
+        self.unread: list[Tensor] = []
+        self.started, self.timed = time.monotonic(), 0
+        self.identity: dict[str, Any] = {}
+        self.saved_step = -1
+
+    def run(self, resume: bool) -> bool:
+        check_writable(self.folder)
+        self.identity = identity(self.learner, self.source)
+        if resume:
+            self.go_on()
+        elif self.states.paths():
+            newest = self.states.paths()[-1].stem
+            raise TrainingError(
+                f"{self.folder} holds a training already (up to {newest}). Resume it, or choose another one."
+            )
+        self.started, self.timed = time.monotonic(), self.learner.step
+        try:
+            return self.steps()
+        except TrainingError:
+            raise
+        except BaseException:
+            if self.learner.whole and self.learner.step != self.saved_step:
+                # Others may not be there to exchange losses with any more.
+                self.read_losses(alone=True)
+                self.save()
+            raise
+
+    def go_on(self) -> None:
+        state, problems = self.states.newest()
+        for problem in problems:
+            self.say(problem)
+        if state is None:
+            raise TrainingError(
+                f"{self.folder} holds no state of a training to resume. Begin one with fit; states are "
+                f"written every {self.settings.save_every} steps and when it is stopped."
+            )
+        check_identity(state, self.identity)
+        self.learner.restore(state)
+        self.history = History.of(state)
+        self.saved_step = state.step
+
+    def steps(self) -> bool:
+        learner, settings = self.learner, self.settings
+        if self.prober and learner.step == 0 and settings.probe_every:
+            self.say_all(probe=self.probe())
+        while learner.step < settings.steps:
+            self.unread.append(learner.advance(self.source))
+            done = learner.step == settings.steps
+            loss = None
+            if self.due(settings.show_every) or done:
+                loss = self.read_losses()
+            probe = self.probe() if self.prober and (self.due(settings.probe_every) or done) else None
+            stopped = self.stopping(loss is not None)
+            saved = self.save() if self.due(settings.save_every) or done or stopped else None
+            self.say_all(loss, probe, saved)
+            if stopped:
+                return done
+        return True
+
+    def due(self, every: int) -> bool:
+        return every > 0 and self.learner.step % every == 0
+
+    def stopping(self, together: bool) -> bool:
+        """Whether to stop. Several processes must agree, which they do when they exchange losses."""
+        if self.processes.count == 1:
+            return self.stop()
+        if not together:
+            return False
+        asked = torch.tensor(float(self.stop()), device=self.processes.device)
+        return bool(self.processes.gathered(asked).any())
+
+    def read_losses(self, alone: bool = False) -> float | None:
+        """Check the losses since the last time, add them to the history, and give their mean."""
+        if not self.unread:
+            return None
+        found = torch.stack(self.unread)
+        everywhere = (found[None] if alone else self.processes.gathered(found)).float().cpu()
+        self.unread = []
+        self.learner.check(everywhere, self.source, step=self.learner.step - len(found))
+        losses = everywhere.mean(dim=(0, 2)).tolist()
+        self.history.losses += losses
+        return sum(losses) / len(losses)
+
+    def probe(self) -> Probe | None:
+        """Drawn by the first process, with the averaged weights if there are any."""
+        if self.prober is None or not self.settings.probe_every or not self.processes.first:
+            return None
+        self.learner.swapped()
+        self.learner.whole = False
+        try:
+            probe = self.prober.draw(self.learner.trainee)
+        finally:
+            self.learner.swapped()
+            self.learner.whole = True
+        self.history.fidelity.append((self.learner.step, probe.fidelity))
+        _write_picture(self.folder / PROBES / f"step-{self.learner.step:08}.png", probe.sheet())
+        return probe
+
+    def save(self) -> Path | None:
+        if self.unread:
+            self.read_losses()
+        if not self.processes.first:
+            return None
+        state = self.history.into(self.learner.state())
+        facts = {**state.facts, "identity": self.identity}
+        path = self.states.write(State(state.step, state.tensors, facts))
+        self.saved_step = state.step
+        self.write_curves()
+        return path
+
+    def write_curves(self) -> None:
+        _write_picture(self.folder / CURVES, curves(self.history, self.folder.name))
+        history = {"losses": self.history.losses, "fidelity": self.history.fidelity}
+        write_whole(self.folder / HISTORY, json.dumps(history).encode())
+
+    def say_all(
+        self, loss: float | None = None, probe: Probe | None = None, saved: Path | None = None
+    ) -> None:
+        if not self.processes.first:
+            return
+        step, steps = self.learner.step, self.settings.steps
+        taken, passed = step - self.timed, time.monotonic() - self.started
+        speed = taken / passed if taken and passed > 0 else None
+        rate = self.learner.optimizer.param_groups[0]["lr"]
+        left = (steps - step) / speed if speed else None
+        self.report(Report(step, steps, rate, loss, speed, left, probe, saved))
+
+
+def _write_picture(path: Path, picture: Tensor) -> None:
+    """A picture [1,H,W,3] in 0..1 as PNG, whole or not at all."""
+    from PIL import Image
+
+    pixels = (picture[0].clamp(0, 1) * 255).round().byte().numpy()
+    part = path.with_name(f".{path.name}.part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(part, format="PNG")
+        part.replace(path)

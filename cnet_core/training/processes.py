@@ -1,0 +1,71 @@
+"""The processes of one training: this one alone, or several that Hugging Face accelerate has started."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import TrainingError
+
+
+class Processes:
+    """One process, which is also what several have in common: the number `rank` of `count` on `device`."""
+
+    rank, count = 0, 1
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and reports for all."""
+        return self.rank == 0
+
+    def shared(self, control: nn.Module) -> nn.Module:
+        """The network whose gradients are the mean over all processes."""
+        return control
+
+    def collecting(self, control: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Around forward and backward: gradients are exchanged in the last batch of a step only."""
+        return nullcontext()
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """[count, ...]: the same tensor of every process."""
+        return values[None]
+
+
+class Accelerated(Processes):
+    """Processes started by `accelerate launch`; each has a device of its own."""
+
+    def __init__(self) -> None:
+        try:
+            from accelerate import Accelerator
+        except ImportError as error:
+            raise TrainingError(
+                "training on several processes needs accelerate, which is not installed: python -m pip "
+                "install accelerate (or: uv sync --extra training)."
+            ) from error
+        # Precision and accumulation are the step's own.
+        self.accelerator = Accelerator(
+            mixed_precision="no", cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        )
+        self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
+        super().__init__(self.accelerator.device)
+
+    def shared(self, control: nn.Module) -> nn.Module:
+        return self.accelerator.prepare_model(control)
+
+    def collecting(self, control: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if last else self.accelerator.no_sync(control)
+
+    def gathered(self, values: Tensor) -> Tensor:
+        return self.accelerator.gather(values[None])
+
+
+def processes(device: str | None = None) -> Processes:
+    """Those that this one was started among; alone, on `device` (by default a GPU where there is one)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return Accelerated()
+    return Processes(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,101 @@
+"""States of a training on disk, from which it goes on exactly: the newest few, each whole or not there."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..checkpoints.load import write_tensors
+from ..checkpoints.read import read_state_dict
+from ..errors import CheckpointError, TrainingError
+
+_FACTS = "cnet.training"
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """tensors: by name; facts: all else, as JSON has it (its floats come back bit for bit)."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+
+class States:
+    """The states in a folder, at most `keep` of them."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self.keep = folder, keep
+
+    def paths(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob("step-*.safetensors"))
+
+    def write(self, state: State) -> Path:
+        """Write one more, then remove the oldest beyond `keep`.
+
+        Raises TrainingError if it cannot be written; those that are there stay.
+        """
+        path = self.folder / f"step-{state.step:08}.safetensors"
+        facts = json.dumps({**state.facts, "step": state.step})
+        with writing(path):
+            write_tensors(path, state.tensors, {_FACTS: facts})
+        for old in self.paths()[: -self.keep]:
+            # Never worth an end of the training.
+            with contextlib.suppress(OSError):
+                old.unlink()
+        return path
+
+    def newest(self) -> tuple[State | None, list[str]]:
+        """The newest state that can be read, and what is wrong with the newer ones."""
+        problems: list[str] = []
+        for path in reversed(self.paths()):
+            try:
+                return read_state(path), problems
+            except TrainingError as error:
+                problems.append(str(error))
+        return None, problems
+
+
+def read_state(path: Path) -> State:
+    """Raises TrainingError unless the file is a whole state of a training."""
+    try:
+        file = read_state_dict(path)
+        facts = json.loads(file.metadata[_FACTS])
+        return State(facts["step"], file.tensors, facts)
+    except (CheckpointError, KeyError, ValueError) as error:
+        raise TrainingError(f"{path} is no state of a training, or it is damaged: {error}") from error
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what goes wrong while a file is written into a TrainingError about it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise TrainingError(
+            f"{path} cannot be written: {reason}. What was written before is whole; free space or mend the "
+            "permissions, then resume."
+        ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise TrainingError unless files can be made in the folder, which is made if need be."""
+    probe = folder / f".{uuid4().hex}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(os.urandom(1))
+        probe.unlink()
+    except OSError as error:
+        raise TrainingError(
+            f"{folder} cannot be written to: {error.strerror}. Choose a folder of your own, or mend its "
+            "permissions; nothing was trained."
+        ) from error

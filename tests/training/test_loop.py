@@ -1,0 +1,206 @@
+"""The loop: exact resumption, what ends it, and what is on disk then."""
+
+import dataclasses
+import json
+import os
+import resource
+
+import pytest
+import torch
+
+from cnet_core.errors import TrainingError
+from cnet_core.training.loop import CURVES, HISTORY, STATES, fit
+from cnet_core.training.optimizer import ema_decay, rate_at
+from cnet_core.training.state import States, read_state
+
+from .conftest import SETTINGS, Memory, make_learner
+
+AVERAGED = dataclasses.replace(SETTINGS, ema=0.9, accumulation=2)
+
+
+def states(folder):
+    return [path.stem for path in States(folder / STATES, 2).paths()]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Cancelled(BaseException):
+    """As a host's Cancel."""
+
+
+def cancel_at(step):
+    def report(now):
+        if now.step == step:
+            raise Cancelled
+
+    return report
+
+
+def test_a_training_goes_to_its_end_and_reports(tmp_path, source):
+    reports = []
+    settings = dataclasses.replace(SETTINGS, show_every=3)
+    assert fit(make_learner(settings), source, tmp_path, report=reports.append)
+    assert [r.step for r in reports] == [1, 2, 3, 4, 5, 6]
+    assert [r.loss is not None for r in reports] == [False, False, True, False, False, True]
+    assert reports[-1].left == 0 and reports[0].rate == pytest.approx(settings.rate / 2)
+    assert [r.saved is not None for r in reports] == [False, True, False, True, False, True]
+    assert states(tmp_path) == ["step-00000004", "step-00000006"]
+    history = json.loads((tmp_path / HISTORY).read_text())
+    assert len(history["losses"]) == 6
+    assert (tmp_path / CURVES).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, AVERAGED, dataclasses.replace(SETTINGS, rank=2)])
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_cancelled_and_resumed_it_ends_as_if_it_had_not_been(tmp_path, source, settings, step):
+    straight = make_learner(settings)
+    fit(straight, source, tmp_path / "straight")
+    with pytest.raises(Cancelled):
+        fit(make_learner(settings), source, tmp_path / "cut", report=cancel_at(step))
+    assert read_state(tmp_path / "cut" / STATES / f"step-{step:08}.safetensors").step == step
+    resumed = make_learner(settings)
+    assert fit(resumed, source, tmp_path / "cut", resume=True)
+    assert same(resumed.state().tensors, straight.state().tensors)
+    assert resumed.state().facts == straight.state().facts
+    assert same(resumed.result(), straight.result())
+    histories = [(tmp_path / run / HISTORY).read_text() for run in ("straight", "cut")]
+    assert histories[0] == histories[1]
+
+
+def test_asked_to_stop_it_writes_a_state_and_says_that_it_did_not_finish(tmp_path, source):
+    answers = iter([False, False, True])
+    assert not fit(make_learner(), source, tmp_path, stop=lambda: next(answers))
+    assert states(tmp_path)[-1] == "step-00000003"
+
+
+def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_last_good_state(tmp_path):
+    source = Memory(broken=("5",))
+    learner = make_learner()
+    with pytest.raises(TrainingError, match="the loss became nan in step") as caught:
+        fit(learner, source, tmp_path)
+    assert "5" in str(caught.value).partition("examples")[2].partition(".")[0].replace(",", "").split()
+    assert all(torch.isfinite(p).all() for p in learner.weights)
+    for path in States(tmp_path / STATES, 2).paths():
+        assert all(torch.isfinite(t).all() for t in read_state(path).tensors.values())
+
+
+def test_losses_that_are_read_later_are_looked_at_before_a_state_is_written(tmp_path, source):
+    learner = make_learner()
+    fit(make_learner(), source, tmp_path)
+    found = torch.tensor([[[1.0], [float("inf")], [float("nan")]]])
+    with pytest.raises(TrainingError, match="became inf in step 5"):
+        learner.check(found, source, step=3)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [({"rate": 2e-2}, "rate was 0.01, is 0.02"), ({"batch": 3}, "batch was 2, is 3"), ({"ema": 0.5}, "ema")],
+)
+def test_another_configuration_is_refused_by_name(tmp_path, source, change, named):
+    fit(make_learner(), source, tmp_path)
+    with pytest.raises(TrainingError, match=named):
+        fit(make_learner(dataclasses.replace(SETTINGS, **change)), source, tmp_path, resume=True)
+
+
+def test_other_data_and_another_base_are_refused(tmp_path, source, base):
+    fit(make_learner(), source, tmp_path)
+    with pytest.raises(TrainingError, match="data was memory 6"):
+        fit(make_learner(), Memory(7), tmp_path, resume=True)
+    with torch.no_grad():
+        base.out[2].bias += 1
+    with pytest.raises(TrainingError, match="base was"):
+        fit(make_learner(base=base), source, tmp_path, resume=True)
+
+
+def test_more_steps_may_be_added_at_a_constant_rate(tmp_path, source):
+    fit(make_learner(), source, tmp_path / "more")
+    longer = dataclasses.replace(SETTINGS, steps=9)
+    resumed, straight = make_learner(longer), make_learner(longer)
+    assert fit(resumed, source, tmp_path / "more", resume=True)
+    assert fit(straight, source, tmp_path / "straight")
+    assert same(resumed.result(), straight.result())
+
+
+def test_a_folder_in_use_is_refused_and_an_empty_one_cannot_be_resumed(tmp_path, source):
+    with pytest.raises(TrainingError, match="no state of a training to resume"):
+        fit(make_learner(), source, tmp_path, resume=True)
+    fit(make_learner(), source, tmp_path)
+    with pytest.raises(TrainingError, match=r"holds a training already \(up to step-00000006\)"):
+        fit(make_learner(), source, tmp_path)
+
+
+def test_a_damaged_state_is_named_and_the_one_before_it_serves(tmp_path, source):
+    straight = make_learner()
+    fit(straight, source, tmp_path)
+    newest = States(tmp_path / STATES, 2).paths()[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    said: list[str] = []
+    resumed = make_learner()
+    assert fit(resumed, source, tmp_path, resume=True, say=said.append)
+    assert len(said) == 1 and str(newest) in said[0]
+    assert same(resumed.result(), straight.result())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused_before_anything_is_trained(tmp_path, source):
+    tmp_path.chmod(0o500)
+    with pytest.raises(TrainingError, match="cannot be written to"):
+        fit(make_learner(), source, tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_trained(tmp_path, source):
+    (tmp_path / "file").write_text("")
+    learner = make_learner()
+    with pytest.raises(TrainingError, match="cannot be written to: Not a directory"):
+        fit(learner, source, tmp_path / "file" / "run")
+    assert learner.step == 0
+
+
+def test_a_full_disk_loses_nothing_that_was_written(tmp_path, source):
+    """A limit on the size of files stands for the full disk: the system refuses the same call."""
+    with pytest.raises(Cancelled):
+        fit(make_learner(), source, tmp_path, report=cancel_at(2))
+    before = {path: path.read_bytes() for path in (tmp_path / STATES).iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(TrainingError, match=r"step-00000004.safetensors cannot be written"):
+            fit(make_learner(), source, tmp_path, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path: path.read_bytes() for path in (tmp_path / STATES).iterdir()} == before
+    resumed, straight = make_learner(), make_learner()
+    assert fit(resumed, source, tmp_path, resume=True)
+    fit(straight, source, tmp_path / "straight")
+    assert same(resumed.result(), straight.result())
+
+
+def test_the_average_follows_its_formula(source):
+    learner = make_learner(AVERAGED)
+    expected = [p.detach().clone().double() for p in learner.weights]
+    for step in range(5):
+        learner.advance(source)
+        decay = min(0.9, (1 + step) / (10 + step))
+        assert ema_decay(step, 0.9) == decay
+        expected = [
+            decay * e + (1 - decay) * p.double() for e, p in zip(expected, learner.weights, strict=True)
+        ]
+    for average, wanted in zip(learner.average, expected, strict=True):
+        torch.testing.assert_close(average.double(), wanted, rtol=1e-5, atol=1e-7)
+    name = next(iter(learner.named))
+    assert torch.equal(learner.result()[name], learner.average[0])
+
+
+def test_the_rate_rises_then_stays_or_falls_to_nothing():
+    constant = dataclasses.replace(SETTINGS, warm_up=4, steps=14, rate=1.0)
+    assert [rate_at(s, constant) for s in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    cosine = dataclasses.replace(constant, schedule="cosine")
+    assert rate_at(9, cosine) == pytest.approx(0.5) and rate_at(14, cosine) == pytest.approx(0, abs=1e-12)
+
+
+def test_accumulated_and_whole_batches_read_the_same_examples_in_the_end(source):
+    one, two = make_learner(dataclasses.replace(SETTINGS, accumulation=3)), make_learner()
+    assert [one.index(part) for part in range(3)] == [0, 1, 2]
+    assert two.index(0, step=2) == 2
