@@ -8,7 +8,7 @@ offloads), and an `attention` function.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -191,7 +191,8 @@ class SpatialTransformer(nn.Module):
             h = self.proj_in(h)
         for block in self.transformer_blocks:
             # Asked for out here, because a compiled block must not depend on what a memory holds.
-            known = context.keys_values(block.attn2) if isinstance(context, Text) else context
+            attn2 = cast(CrossAttention, block.attn2)
+            known = context.keys_values(attn2) if isinstance(context, Text) else context
             h = block(h, known)
         if self.use_linear:
             h = self.proj_out(h)

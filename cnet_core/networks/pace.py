@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -93,7 +94,7 @@ def _blocks(device: torch.device, way: Way):
     ]
     for layer in layers:
         layer.to(memory_format=way.memory_format)
-    like = {"device": device, "dtype": way.dtype}
+    like: dict[str, Any] = {"device": device, "dtype": way.dtype}
     x = torch.zeros(2, _CHANNELS, _SIDE, _SIDE, **like).to(memory_format=way.memory_format)
     inputs = Inputs(torch.zeros(2, 4 * _CHANNELS, **like), torch.zeros(2, _TOKENS, _CONTEXT, **like))
 
