@@ -19,7 +19,7 @@ class HostEncoders:
     """
 
     # The MODEL tells it.
-    latent_scale = None
+    latent_scale: float | None = None
 
     def __init__(self, vae: Any, clip: Any):
         self.vae, self.clip = vae, clip
