@@ -21,6 +21,9 @@ from ...cnet_core.networks.pace import Pace, pace
 
 Net = TypeVar("Net", bound=torch.nn.Module)
 
+# How users call the kind of base model that the pack's own controls are made for.
+UNET = "a Stable Diffusion UNet (SD1.5, SD2.x, SDXL)"
+
 # Wraps a network so that the host loads, offloads and counts it. Older hosts have one class for all.
 Patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
 
@@ -147,8 +150,8 @@ def base_config(model: Any, who: str = "this ControlNet") -> UNetConfig:
     if "channel_mult" not in config or "model_channels" not in config:
         kind = type(model).__name__
         raise BaseMismatchError(
-            f"{who} was made for a Stable Diffusion UNet (SD1.5, SD2.x, SDXL), and the model is {kind}, "
-            "which has none. Use a control made for this model, or a checkpoint of one of these kinds."
+            f"{who} was made for {UNET}, and the model is {kind}, which has none. Use a control made for "
+            "this model, or a checkpoint of one of these kinds."
         )
     levels = len(config["channel_mult"])
     blocks = config["num_res_blocks"]
