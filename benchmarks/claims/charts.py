@@ -39,10 +39,10 @@ class Axes:
         self.sheet.line(places, fill, width)
 
 
-def ablation_chart(networks: Mapping[str, Curves], zero: str, last: int, ends: Mapping[str, float]) -> Tensor:
+def ablation_chart(networks: Mapping[str, Curves], last: int, ends: Mapping[str, float]) -> Tensor:
     """Mean scores by network, thick, and of each seed, thin; ends: levels by name, dashed.
 
-    zero: which of them is the one with zero convolutions. last: steps that are shown.
+    last: steps that are shown.
     """
     shown = {}
     for name, (scores, steps) in networks.items():
@@ -65,7 +65,7 @@ def ablation_chart(networks: Mapping[str, Curves], zero: str, last: int, ends: M
         axes.line(steps, means.mean(axis=0), colour, 2)
         x, y = LEFT + (WIDTH // 2 - 20) * (i % 2), UPPER + HEIGHT + 34 + 20 * (i // 2)
         sheet.bar(x, y - 6, x + 14, y + 6, colour)
-        sheet.text(x + 22, y, "zero convolutions" if name == zero else name.replace("-", ", std "))
+        sheet.text(x + 22, y, name)
     return sheet.picture()
 
 

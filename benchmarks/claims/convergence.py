@@ -15,16 +15,19 @@ SIMULATIONS = 200
 class Jumps:
     """share: of a picture's whole rise, that in its steepest stretch between two measurements.
 
-    gradual: what that share would be, were each picture to rise as the mean does, plus the noise that other
-    seeds have about the same picture's mean. mean: the same share of the curve of means, of each seed.
+    even: that share if pictures rose evenly. gradual: what it would be, were each picture to rise as the mean
+    does, plus the noise that other seeds have about the same picture's mean. mean: the same share of the
+    curve of means, of each seed; middle: the steps at which that has gone a quarter of its way, and three.
     pictures: how many rise at all. steps: quartiles of the step at whose measurement that stretch ends.
     agreement: the standard deviation of that step between seeds, of one picture, and what it would be if
     pictures were exchanged.
     """
 
     share: Interval
+    even: float
     gradual: Interval
     mean: list[float]
+    middle: list[tuple[float, float]]
     pictures: int
     steps: tuple[float, float, float]
     agreement: tuple[float, float]
@@ -35,6 +38,14 @@ def steepest(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rises = np.diff(curves, axis=-1)
     whole = curves[..., -1] - curves[..., 0]
     return rises.max(axis=-1) / whole, rises.argmax(axis=-1) + 1
+
+
+def crossing(curve: np.ndarray, steps: list[int], share: float) -> float:
+    """The step, between measurements, from which on the curve has gone this share of its way for good."""
+    level = curve[0] + share * (curve[-1] - curve[0])
+    last = int(np.flatnonzero(curve < level)[-1])
+    part = (level - curve[last]) / (curve[last + 1] - curve[last])
+    return steps[last] + float(part) * (steps[last + 1] - steps[last])
 
 
 def jumps(scores: np.ndarray, steps: list[int], seed: int = 0) -> Jumps | None:
@@ -55,8 +66,10 @@ def jumps(scores: np.ndarray, steps: list[int], seed: int = 0) -> Jumps | None:
     low, middle, high = np.quantile(places, [0.25, 0.5, 0.75]).tolist()
     return Jumps(
         interval(share),
+        1 / (len(steps) - 1),
         interval([simulated.mean(axis=0)]),
         steepest(overall)[0].tolist(),
+        [(crossing(one, steps, 0.25), crossing(one, steps, 0.75)) for one in overall],
         int(rising.sum()),
         (low, middle, high),
         (_between(places), float(unrelated)),

@@ -34,7 +34,7 @@ class Budget:
     scenes: int = 12
     sampling: int = 12
     size: int = 64
-    batch: int = 16
+    batch: int = 8
     rate: float = 6e-4
     steps: int = 240
     every: int = 40

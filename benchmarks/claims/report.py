@@ -92,7 +92,7 @@ def ablation(cells: Cells, budget: Budget) -> dict[str, Rows]:
     plans = arms(budget)
     for name, (pairs, _, _) in plans.items():
         if pairs == max(budget.pairs) and (seeds := found(cells, name)):
-            ends[name] = [seed["final"] for seed in seeds]
+            ends[spoken(name, budget)] = [seed["final"] for seed in seeds]
     columns = ("depth", "pose", "depth, no prompt")
     rows: dict[str, Rows] = {
         name: {column: [seed[column] for seed in seeds] for column in columns} for name, seeds in ends.items()
@@ -125,6 +125,13 @@ def data(cells: Cells, budget: Budget) -> dict[str, Rows]:
     return {**rows, "true picture": row([bare["ceiling"]])}
 
 
+def spoken(name: str, budget: Budget) -> str:
+    """A training's name in words."""
+    if name == f"pairs-{max(budget.pairs)}":
+        return "zero convolutions"
+    return name.replace("gaussian-", "gaussian, std ").replace("lite", "lite, one convolution a block")
+
+
 def curves(cells: Cells, name: str, kind: str) -> tuple[np.ndarray, list[int]]:
     """Scores [seeds, pictures, measurements] of a training, and the steps at which they were measured."""
     seeds = found(cells, name)
@@ -149,10 +156,14 @@ def tables(cells: Cells, budget: Budget) -> str:
 def _table(rows: Mapping[str, Rows], names: Mapping[str, str]) -> str:
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     body = [
-        [name, *(str(interval(row[column])) if column in row else "" for column in columns)]
+        [
+            name,
+            str(max(map(len, row.values()))),
+            *(str(interval(row[column])) if column in row else "" for column in columns),
+        ]
         for name, row in rows.items()
     ]
-    return markdown(["", *(names.get(column, column) for column in columns)], body)
+    return markdown(["", "seeds", *(names.get(column, column) for column in columns)], body)
 
 
 def _zero(cells: Cells) -> str:
@@ -181,13 +192,15 @@ def _convergence(cells: Cells, budget: Budget) -> list[str]:
 def _sentence(kind: str, what: Jumps) -> str:
     low, middle, high = what.steps
     means = ", ".join(f"{share:.2f}" for share in what.mean)
+    way = ", ".join(f"{first:.0f} and {second:.0f}" for first, second in what.middle)
     return (
-        f"{kind.capitalize()}: of the rise of a picture's score, the steepest between two measurements "
-        f"has the share {what.share}; were all to rise as their mean does, with the noise between seeds, it "
-        f"would be {what.gradual}. Of the curve of means: {means}, seed by seed. It ends at step "
-        f"{middle:.0f} (quartiles {low:.0f} and {high:.0f}); between seeds that step varies, for a picture, "
-        f"by {what.agreement[0]:.0f} steps, and by {what.agreement[1]:.0f} where pictures are exchanged. "
-        f"{what.pictures} pictures that rise in every seed."
+        f"{kind.capitalize()}, {what.pictures} pictures that rise in every seed. Their mean has gone a "
+        f"quarter of its way and three at steps {way}, seed by seed. The steepest stretch between two "
+        f"measurements has the share {means} of this rise, and {what.share} picture by picture; an even "
+        f"rise would have {what.even:.2f}, and pictures that all rise as their mean does, with the noise "
+        f"between seeds, {what.gradual}. A picture's steepest stretch ends at step {middle:.0f} (quartiles "
+        f"{low:.0f} and {high:.0f}); between seeds that step varies by {what.agreement[0]:.0f} (standard "
+        f"deviation), and by {what.agreement[1]:.0f} if pictures are exchanged."
     )
 
 
@@ -210,6 +223,6 @@ def write_readme(path: Path, cells: Cells, budget: Budget) -> None:
         "no control": interval([bare["base"]["depth"]]).mean,
         "true picture": interval([bare["ceiling"]["depth"]]).mean,
     }
-    joined = {n: c for n, c in named.items() if arms(budget)[n][0] == max(budget.pairs)}
-    save(ablation_chart(joined, zero, budget.steps, ends), path.parent / "docs" / "claims_ablation.png")
+    joined = {spoken(n, budget): c for n, c in named.items() if arms(budget)[n][0] == max(budget.pairs)}
+    save(ablation_chart(joined, budget.steps, ends), path.parent / "docs" / "claims_ablation.png")
     save(convergence_chart(*named[zero]), path.parent / "docs" / "claims_convergence.png")

@@ -24,8 +24,8 @@ from .lab import Budget, Lab, scenes_of, scores
 from .pairs import Pairs
 
 KINDS = ("depth", "pose")
-# True pictures that drawn ones are compared with: other scenes than those that are drawn.
-REFERENCES = 192
+# True pictures that each drawn one is compared with: of other scenes than those that are drawn.
+REFERENCES = 4
 
 
 def arms(budget: Budget) -> dict[str, tuple[int, int, int]]:
@@ -140,7 +140,7 @@ def bare(lab: Lab) -> dict[str, Any]:
     examiner = Examiner(lab)
     true = lab.mini.decode(examiner.latents / lab.mini.latent_scale).detach()
     found: dict[str, Any] = {kind: scores(kind, true, examiner.scenes) for kind in KINDS}
-    others = lab.latents(scenes_of(FIRST_VALIDATION_SEED, REFERENCES, lab.budget.size))
+    others = lab.latents(scenes_of(FIRST_VALIDATION_SEED, REFERENCES * lab.budget.finals, lab.budget.size))
     return {
         "base": examiner.final(None),
         "ceiling": {**found, "features": features(lab, true)},
