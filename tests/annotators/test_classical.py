@@ -101,6 +101,16 @@ def test_the_axes_of_normals():
     }
 
 
+def test_a_depth_map_of_8_bits_has_no_terraces_and_keeps_its_edges():
+    ramp = torch.linspace(0, 0.2, 256)[None, None, :, None].repeat(1, 256, 1, 1)
+    ramp[:, 64:128] += 0.5
+    exact = annotate(find("depth_normals"), ramp).image
+    stepped = annotate(find("depth_normals"), (ramp * 255).round() / 255).image
+    # With terraces it is 0.08 at most and 0.017 in the mean.
+    off = (stepped - exact)[:, 8:-8, 8:-8].abs()
+    assert off.max() < 0.035 and off.mean() < 0.003
+
+
 def test_labels_get_the_colours_of_ade20k():
     labels = torch.arange(150).reshape(1, 10, 15)
     hints = annotate(find("ade20k_colours"), labels[..., None] / 255.0, {"read_as": "labels"})
