@@ -1,5 +1,7 @@
 """What all claims share: the mini model, its budget, pairs of the scenes, and how pictures are scored."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,10 +25,10 @@ class Budget:
     """How much is computed. The defaults are what the README's figures were made with.
 
     scenes: held-out ones for each seed where nothing is trained, drawn at the mini model's own size.
-    sampling: steps of the sampler. size, batch, rate: of the trainings, in pixels, pairs, and of AdamW.
-    steps: of those on different amounts of data; ablation: of those with other networks. every: steps between
-    measurements, dense: in the training whose convergence is looked at. probes: scenes that are drawn then;
-    finals: at the end. pairs: amounts of data. stds: of gaussian convolutions.
+    sampling: steps of the sampler. size, batch, rate, steps: of the trainings, in pixels, pairs, of AdamW.
+    every: steps between measurements; dense: in the training whose convergence is looked at. probes: scenes
+    drawn then, in probe_sampling steps; finals: at the end. pairs: amounts of data. stds: of gaussian
+    convolutions.
     """
 
     scenes: int = 12
@@ -34,11 +36,11 @@ class Budget:
     size: int = 64
     batch: int = 16
     rate: float = 6e-4
-    steps: int = 480
-    ablation: int = 240
-    every: int = 60
-    dense: int = 30
+    steps: int = 240
+    every: int = 40
+    dense: int = 20
     probes: int = 24
+    probe_sampling: int = 8
     finals: int = 48
     pairs: tuple[int, ...] = (1_000, 10_000, 40_000)
     stds: tuple[float, ...] = (0.01, 0.03, 0.1)
@@ -59,15 +61,20 @@ class Lab:
         return self.hash_now()
 
     def hash_now(self) -> str:
-        """SHA-256 of the base's weights, as they are in memory."""
-        return checksum({**self.mini.unet.state_dict(), **self.text_weights()})
+        """SHA-256 of the weights that no training may change, as they are in memory."""
+        mini = self.mini
+        parts = {"unet": mini.unet, "text": mini.text, "autoencoder": mini.autoencoder}
+        return checksum({f"{n}.{k}": t for n, part in parts.items() for k, t in part.state_dict().items()})
 
-    def text_weights(self) -> dict[str, Tensor]:
-        return {f"text.{name}": tensor for name, tensor in self.mini.text.state_dict().items()}
+    @cached_property
+    def weights_hash(self) -> str:
+        """Of the ControlNets as well."""
+        controls = {k: checksum(net.state_dict()) for k, net in sorted(self.mini.controls.items())}
+        return hashlib.sha256(json.dumps([self.base_hash, controls]).encode()).hexdigest()
 
     def settings(self, *names: str) -> dict[str, Any]:
-        """What a cell depends on: the base, and these of the budget."""
-        return {"base": self.base_hash, **{name: asdict(self.budget)[name] for name in names}}
+        """What a cell depends on: the weights, and these of the budget."""
+        return {"weights": self.weights_hash, **{name: asdict(self.budget)[name] for name in names}}
 
     def context(self, captions: Sequence[str]) -> Tensor:
         with torch.no_grad():

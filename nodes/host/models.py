@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import comfy.ldm.modules.attention
@@ -62,6 +63,8 @@ class LoadedNetwork:
         self.label = label
         # Raises BaseMismatchError if the network was made for another base.
         self.check_base = check_base
+        # The file that a training wrote, of a network that comes from one.
+        self.trained: Path | None = None
         self.load_device = device or comfy.model_management.get_torch_device()
         self.patcher = Patcher(
             net, load_device=self.load_device, offload_device=comfy.model_management.unet_offload_device()
@@ -93,20 +96,26 @@ ENCODER = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
 
 
 def encoder_tensors(model: Any) -> dict[str, Tensor]:
-    """The encoder of a MODEL's UNet, as it draws: with the patches (LoRA) that this MODEL carries.
+    """The encoder of a MODEL's UNet, as it draws; see `patched_tensors`."""
+    parts = [patched_tensors(model, f"diffusion_model.{part}") for part in ENCODER]
+    return {name: tensor for part in parts for name, tensor in part.items()}
 
-    By the host's names, below `diffusion_model.`. For reading only: without patches they are the model's own.
+
+def patched_tensors(patcher: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Weights in the host's keeping, as it computes with them: with the patches (LoRA) of this patcher.
+
+    By the host's names, those that begin with the prefix. For reading only: without patches they are the
+    network's own.
     """
     tensors = {}
-    for part in ENCODER:
-        for name, ((weight, convert), *patches) in model.get_key_patches(f"diffusion_model.{part}").items():
-            if patches:
-                import comfy.lora
+    for name, ((weight, convert), *patches) in patcher.get_key_patches(prefix).items():
+        if patches:
+            import comfy.lora
 
-                # Patches are applied in place.
-                whole = convert(weight.detach().to(torch.float32, copy=True), inplace=True)
-                weight = comfy.lora.calculate_weight(patches, whole, name).to(weight.dtype)
-            tensors[name] = weight
+            # Patches are applied in place.
+            whole = convert(weight.detach().to(torch.float32, copy=True), inplace=True)
+            weight = comfy.lora.calculate_weight(patches, whole, name).to(weight.dtype)
+        tensors[name] = weight
     return tensors
 
 
