@@ -1,8 +1,8 @@
 """Controls that are not computed at each step: what a computed and a predicted step cost, and what a run.
 
 A whole run takes long at full size. So one of a few steps is timed step by step, of which some are computed,
-and the last is predicted from as many computed ones as predictions ever take. From these, the cost of a run is
-put together.
+and the last is predicted from as many computed ones as predictions ever take. From these, the cost of a run
+is put together.
 """
 
 from collections.abc import Callable, Mapping

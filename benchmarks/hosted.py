@@ -194,7 +194,9 @@ def sample_in_minihost(
     from minihost.guidance import Guider
     from minihost.sampling import sample_euler
 
-    with Guider(patcher, positive, negative, CFG).run(noise) as denoise:
+    guider = Guider(patcher, positive, negative, CFG)
+    guider.sample_sigmas = sigmas
+    with guider.run(noise) as denoise:
         return sample_euler(denoise, noise * sigmas[0], sigmas, on_step)
 
 

@@ -70,7 +70,7 @@ def test_sdxls_topology(tmp_path):
 
 
 def test_the_cost_of_economised_controls(tmp_path):
-    """Each phase of a run is timed once a round, and the host's own controls beside them where it has some."""
+    """Each phase of a run is timed once a round."""
     settings = {
         "base": "tiny",
         "size": 64,
@@ -196,7 +196,7 @@ def test_figures_of_memory_and_loading():
         (["--size", "100"], "multiple of 64"),
         (["--rounds", "0"], "at least 1"),
         (["--controls", "1,x"], "such as 0,1,2"),
-        (["--measure", "steps,weather"], "steps,memory,load"),
+        (["--measure", "steps,weather"], "steps,memory,economy,load"),
         (["--clock", "cpu"], "--threads 1"),
         (["--comfyui", "/nowhere"], "comfy/controlnet.py"),
     ],
