@@ -93,10 +93,13 @@ def latent_colours(images: Tensor, latents: Tensor) -> list[list[float]]:
 
 
 class Maker:
-    """The stages, writing weights below `weights` and resumable states below `states`."""
+    """The stages, writing weights below `weights` and resumable states below `states`.
 
-    def __init__(self, weights: Path, states: Path, plans: Mapping[str, Plan] = PLANS):
-        self.weights, self.states, self.plans = weights, states, plans
+    workers: processes that make the scenes beside the training; they are forked, see `batches`.
+    """
+
+    def __init__(self, weights: Path, states: Path, plans: Mapping[str, Plan] = PLANS, workers: int = 0):
+        self.weights, self.states, self.plans, self.workers = weights, states, plans, workers
         states.mkdir(parents=True, exist_ok=True)
 
     def autoencoder(self) -> None:
@@ -106,7 +109,7 @@ class Maker:
         self.train_autoencoder("autoencoder", net, SIZE * 3 // 2)
         self.train_autoencoder("autoencoder_fit", net, SIZE)
         with torch.no_grad():
-            images = next(batches(Scenes(64, 0)))["images"]
+            images = next(batches(Scenes(64, 0), 0))["images"]
             latents = net.encode(images)
         scale = 1 / float(latents.std())
         save(
@@ -125,7 +128,7 @@ class Maker:
             name,
             {"autoencoder": net},
             plan,
-            lambda start: batches(Scenes(plan.batch, start, size=size)),
+            lambda start: batches(Scenes(plan.batch, start, size=size), self.workers),
             autoencoder_loss(net),
             self.states / f"{name}.pt",
         )
@@ -149,7 +152,7 @@ class Maker:
             "base",
             {"unet": unet, "text": text},
             plan,
-            lambda start: batches(Scenes(plan.batch, start, encode=encode)),
+            lambda start: batches(Scenes(plan.batch, start, encode=encode), self.workers),
             diffusion_loss(unet, text, drop=0.1),
             self.states / "base.pt",
         )
@@ -166,7 +169,7 @@ class Maker:
             kind,
             {"control": net},
             plan,
-            lambda start: batches(Scenes(plan.batch, start, hint=kind, encode=encode)),
+            lambda start: batches(Scenes(plan.batch, start, hint=kind, encode=encode), self.workers),
             diffusion_loss(unet, text, drop=0.5, control=net),
             self.states / f"{kind}.pt",
             decay=0.99,
@@ -197,7 +200,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    maker = Maker(args.out, args.states)
+    # On one thread there is a core left for the scenes, and nothing that a forked process could hang in.
+    maker = Maker(args.out, args.states, workers=2 if torch.get_num_threads() == 1 else 0)
     for stage in args.stages or STAGES:
         if stage not in STAGES:
             parser.error(f"unknown stage {stage!r}: choose from {', '.join(STAGES)}")

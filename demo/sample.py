@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cnet_core.checkpoints import load_controlnet
-from cnet_core.control.merge import Part, merge
+from cnet_core.control.merge import Part, Rule, merge
 from cnet_core.control.residuals import Residuals
 from cnet_core.networks.autoencoder import TinyAutoencoder
 from cnet_core.networks.controlnet import ControlNet
@@ -20,6 +20,7 @@ from demo.train import HINTS
 
 # Chosen on validation scenes, which the report does not measure: see demo/report.py.
 GUIDANCE = 4.0
+SUM = Rule("sum")
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,12 @@ class MiniSD:
         seed: int,
         steps: int = 12,
         guidance: float = GUIDANCE,
+        rule: Rule = SUM,
     ) -> Tensor:
         """Pictures [B,size,size,3] in 0..1, one per caption.
 
-        hints: by kind, [B,size,size,3] in 0..1; several are merged by sum. The sampler is DDIM (arXiv
+        hints: by kind, [B,size,size,3] in 0..1; several are merged by the rule, by default
+        summed. The sampler is DDIM (arXiv
         2010.02502) without noise, on evenly spaced timesteps; the same seed starts from the same noise.
         """
         batch = len(captions)
@@ -81,7 +84,9 @@ class MiniSD:
             answers = [net(doubled, features, t, context) for net, features in encoded]
             residuals = None
             if answers:
-                blocks = [merge([Part(block) for block in blocks]) for blocks in zip(*answers, strict=True)]
+                blocks = [
+                    merge([Part(block) for block in blocks], rule) for blocks in zip(*answers, strict=True)
+                ]
                 residuals = Residuals(blocks[:-1], blocks[-1])
             cond, uncond = self.unet(doubled, t, context, residuals=residuals).chunk(2)
             v = uncond + guidance * (cond - uncond)

@@ -92,12 +92,11 @@ class Scenes(IterableDataset):
             yield out
 
 
-def batches(scenes: Scenes) -> Iterator[dict]:
-    """The scenes, made beside the training by two processes if it runs on one thread, else by itself.
+def batches(scenes: Scenes, workers: int) -> Iterator[dict]:
+    """The scenes, made beside the training by `workers` processes, or by itself.
 
-    A forked process hangs in the arithmetic once its parent has used several OpenMP threads.
+    The processes are forked, and hang if this one ever used several threads: 0 where that is not known.
     """
-    workers = 2 if torch.get_num_threads() == 1 else 0
     return iter(
         DataLoader(scenes, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
     )

@@ -19,6 +19,8 @@ from . import (
     reference,
     reuse,
     schedule,
+    train,
+    train_data,
     union,
 )
 
@@ -49,6 +51,11 @@ NODES: list[type[io.ComfyNode]] = [
     pose.TransformPoses,
     pose.SmoothPoses,
     pose.RenderPose,
+    train.ControlNetFromModel,
+    train_data.TrainingData,
+    train_data.CacheTrainingData,
+    train.TrainControlNet,
+    train.SaveControlNet,
     demo.LoadMiniSD,
     demo.ExampleImage,
     pose_files.ExamplePose,

@@ -33,7 +33,7 @@ def _parameter_input(parameter: Parameter) -> io.Input:
     return io.Float.Input(name, step=parameter.step, **common)
 
 
-def _own_inputs(annotator: Annotator) -> list[io.Input]:
+def own_inputs(annotator: Annotator) -> list[io.Input]:
     """What an annotator asks for beside the picture."""
     inputs = [_parameter_input(parameter) for parameter in annotator.parameters]
     if annotator.masked:
@@ -190,7 +190,7 @@ class Annotate(io.ComfyNode):
                 _image_input(),
                 io.DynamicCombo.Input(
                     "annotator",
-                    options=[io.DynamicCombo.Option(one.id, _own_inputs(one)) for one in ANNOTATORS.values()],
+                    options=[io.DynamicCombo.Option(one.id, own_inputs(one)) for one in ANNOTATORS.values()],
                     tooltip=(
                         "What makes the hint. Choose what the ControlNet was trained on; the help page lists "
                         "them all."
@@ -231,7 +231,7 @@ def _node_of(annotator: Annotator) -> type[io.ComfyNode]:
             description=annotator.description,
             search_aliases=[*annotator.aliases, annotator.condition, f"{annotator.condition} preprocessor"],
             has_intermediate_output=True,
-            inputs=[_image_input(), *_own_inputs(annotator), *_common_inputs()],
+            inputs=[_image_input(), *own_inputs(annotator), *_common_inputs()],
             outputs=[
                 io.Image.Output(display_name="hint", tooltip=f"The hint: {annotator.convention}."),
                 *(_OUTPUTS[one]() for one in annotator.makes),

@@ -1,13 +1,16 @@
 """From a CONTROL_NET and a hint to conditionings that carry the control."""
 
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import PureWindowsPath
 from typing import Any
 
 from torch import Tensor
 
+from ..cnet_core.checkpoints.bases import go_together
 from ..cnet_core.control.reuse import EXACT, Reuse
 from ..cnet_core.control.weighting import Weighting
-from ..cnet_core.errors import BaseMismatchError, HintError
+from ..cnet_core.errors import BaseMismatchError, ControlError, HintError
 from .host import Control, HostControl, MergedControl, Steered
 
 
@@ -28,14 +31,41 @@ def check_conditioning(control: Any, conditioning: list) -> None:
             )
 
 
+def check_together(controls: Mapping[str, Steered]) -> None:
+    """Raise BaseMismatchError, naming both, for two controls that no base model can take together.
+
+    controls: by the names of the inputs that they come from.
+    """
+    for (one, a), (other, b) in combinations(controls.items(), 2):
+        kinds = {a.kind_of_base, b.kind_of_base} - {None}
+        configs = [getattr(c.network.net, "config", None) for c in (a, b) if isinstance(c, Control)]
+        if len(kinds) > 1 or (len(configs) == 2 and not go_together(*configs)):
+            raise BaseMismatchError(
+                f"{one} holds {_described(a)}, and {other} holds {_described(b)}. Merge only controls made "
+                "for the same base model."
+            )
+
+
+def _described(control: Steered) -> str:
+    if isinstance(control, Control):
+        return control.network.label
+    return f"a control for {control.kind_of_base}"
+
+
 def with_hint(
     control_net: Any, image: Tensor | None, weighting: Weighting, vae: Any = None, reuse: Reuse = EXACT
 ) -> Steered:
     """A copy of a CONTROL_NET, ours or the host's, that holds this hint IMAGE [B,H,W,C] and these settings.
 
     image: None for a CONTROL_NET that holds its hints already. Raises HintError for a missing hint, or one
-    too many, and for a missing VAE.
+    too many, and for a missing VAE; ControlError for something else in place of the CONTROL_NET.
     """
+    if not hasattr(control_net, "set_cond_hint"):
+        # Loaders of other packs give None for a file that they do not know.
+        raise ControlError(
+            f"control_net holds no ControlNet but {control_net!r:.40}: the node that loads it did not know "
+            "the file. Load it with Load ControlNet (CNet), which says what it is."
+        )
     typed = getattr(control_net, "typed_hints", {})
     if image is None and not typed:
         raise HintError("this control has no hint; connect an image to the image input.")

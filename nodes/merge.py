@@ -79,13 +79,15 @@ def controls_of(units: dict[str, Unit], prompts: list) -> list[host.Steered]:
     """The controls of the units that say anything at all, in order.
 
     Raises ControlError for a slot that holds something else, BaseMismatchError for a control that cannot read
-    these prompts.
+    these prompts, and for two that were made for different base models.
     """
     for slot, unit in units.items():
         if not isinstance(unit, Unit):
             raise ControlError(f"{slot} is no control unit; connect the output of a Control Unit node.")
         conditioning.check_conditioning(unit.control, prompts)
-    return [unit.control for unit in units.values() if not unit.absent]
+    controls = {slot: unit.control for slot, unit in units.items() if not unit.absent}
+    conditioning.check_together(controls)
+    return list(controls.values())
 
 
 def _economised(control: host.Steered, reuse: Reuse) -> host.Steered:

@@ -1,5 +1,6 @@
 """How the strength of a control changes: over sampling, over a batch, from block to block."""
 
+import math
 import re
 
 from comfy_api.input import CurveInput
@@ -132,8 +133,13 @@ class StrengthCurve(io.ComfyNode):
                 "a curve cannot follow keyframes or another curve; connect Frame Strengths to previous, or "
                 "nothing."
             )
+        for name, strength in (("lowest", lowest), ("highest", highest)):
+            if not (math.isfinite(strength) and strength >= 0):
+                raise ControlError(f"{name} is {strength}; expected a number from 0 upwards.")
         # From the widget it comes as its points, from a Curve Editor as a curve.
         curve = CurveInput.from_raw(curve)
+        if not all(math.isfinite(value) for point in curve.points for value in point):
+            raise ControlError(f"the curve goes through {curve.points}; draw it through points in 0..1.")
 
         def over_time(percent: float) -> float:
             return lowest + (highest - lowest) * float(curve.interp(percent))

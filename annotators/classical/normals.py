@@ -23,11 +23,13 @@ def normals(
     """Normals of depth maps [B,3,H,W] (grey, near is white), as n / 2 + 1/2.
 
     axes: see the annotator's convention. strength: white is nearer than black by so many times the short
-    side. smooth: blur of the depth in pixels, which hides the steps of 8 bits. background: what is farther
-    than this (0 farthest, 1 nearest) faces the viewer.
+    side. smooth: blur of the depth in pixels. background: what is farther
+    than this (0 farthest, 1 nearest) faces the viewer. The steps of 8 bits, which would be terraces, are
+    smoothed in any case.
     """
     made = []
     for depth in pictures.detach().cpu().float().mean(1).numpy():
+        depth = _without_steps(depth)
         blurred = (
             cv2.GaussianBlur(depth, (0, 0), smooth, borderType=cv2.BORDER_REPLICATE) if smooth > 0 else depth
         )
@@ -40,9 +42,30 @@ def normals(
         flat = depth < background
         left[flat] = up[flat] = 0
         vector = np.stack([left, up, np.ones_like(left)])
-        vector /= np.linalg.norm(vector, axis=0)
+        vector = vector / np.linalg.norm(vector, axis=0)
         made.append(np.stack([vector[axis] * sign for axis, sign in _AXES[axes]]) / 2 + 0.5)
     return Annotation(torch.from_numpy(np.stack(made)))
+
+
+def _without_steps(depth: np.ndarray) -> np.ndarray:
+    """A depth map [H,W] that, if it has but 8 bits, is smooth where it only rises from one value to the next.
+
+    By twice the self-guided filter (K. He, J. Sun, X. Tang 2010), which smooths what varies by less than two
+    steps within its window and leaves edges as they are.
+    """
+    if np.abs(depth * 255 - np.rint(depth * 255)).max() > 1e-3:
+        return depth
+    side = 2 * max(1, min(depth.shape) // 64) + 1
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return cv2.blur(values, (side, side), borderType=cv2.BORDER_REPLICATE)
+
+    for _ in range(2):
+        local = mean(depth)
+        variance = np.maximum(mean(depth * depth) - local * local, 0)
+        own = variance / (variance + (2 / 255) ** 2)
+        depth = mean(own) * depth + mean((1 - own) * local)
+    return depth
 
 
 ANNOTATOR = Annotator(
@@ -65,7 +88,14 @@ ANNOTATOR = Annotator(
             "OpenGL and DirectX: for 3D programs.",
         ),
         Float("strength", 1.0, 0.01, 100.0, "How deep the scene is, relative to the picture's short side."),
-        Float("smooth", 1.0, 0.0, 32.0, "Blur of the depth in pixels, against the steps of 8 bits.", 0.1),
+        Float(
+            "smooth",
+            1.0,
+            0.0,
+            32.0,
+            "Blur of the depth in pixels. The steps of 8 bits are smoothed anyway.",
+            0.1,
+        ),
         Float("background", 0.0, 0.0, 1.0, "What is farther than this is flat; 0 leaves all."),
     ),
     suits=("lllyasviel/control_v11p_sd15_normalbae", "lllyasviel/sd-controlnet-normal"),

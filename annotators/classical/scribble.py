@@ -30,7 +30,11 @@ def xdog_scribble(pictures: Tensor, threshold: int = 32, thickness: int = 3) -> 
             cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE) for sigma in (0.5, 5.0)
         )
         darker = (around - fine).max(-1) * 2
-        strokes.append(_thick((darker > threshold).astype(np.uint8) * 255, thickness))
+        # Between a stroke in one channel and its neighbour in another there may be a crack.
+        whole = cv2.morphologyEx(
+            (darker > threshold).astype(np.uint8) * 255, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)
+        )
+        strokes.append(_thick(whole, thickness))
     return Annotation(from_grey(np.stack(strokes)))
 
 

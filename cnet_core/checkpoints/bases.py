@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ..errors import BaseMismatchError
 from ..networks.config import SD15, SD21, SDXL, UNetConfig
+from ..networks.t2i_adapter import AdapterConfig
 
 SDXL_REFINER = UNetConfig(
     model_channels=384,
@@ -75,6 +76,24 @@ def check_base(control: UNetConfig, base: UNetConfig, name: str = "This ControlN
             f"{name} was made for {ours}, but the model is {theirs}: {'; '.join(found)}. "
             f"Use a ControlNet made for {theirs}, or a model of the {ours} family."
         )
+
+
+def go_together(one: object, other: object) -> bool:
+    """Whether two control networks of these sizes add to the same blocks, so that one base can take both.
+
+    one, other: the `config` of a network; of kinds whose sizes say nothing about blocks, everything goes.
+    """
+    match one, other:
+        case UNetConfig(), UNetConfig():
+            ours, theirs = ((c.residual_channels, c.residual_scales) for c in (one, other))
+            return ours == theirs
+        case AdapterConfig(), UNetConfig():
+            return not one.differences(other)
+        case UNetConfig(), AdapterConfig():
+            return not other.differences(one)
+        case AdapterConfig(), AdapterConfig():
+            return one.layout == other.layout and one.channels == other.channels
+    return True
 
 
 def _blocks(config: UNetConfig) -> str:

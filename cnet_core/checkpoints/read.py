@@ -40,6 +40,19 @@ _NOT_CHECKPOINTS: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xd8\xff", "a JPEG picture", "Choose a .safetensors or .pth file."),
 )
 
+# What reading a damaged pickle raises; groups that hold themselves are found by the depth of recursion.
+_DAMAGES = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    ArithmeticError,
+    OSError,
+)
+
 
 @dataclass(frozen=True, eq=False)
 class StateFile:
@@ -133,7 +146,7 @@ def _check_safetensors(path: Path) -> dict[str, str]:
         header: dict[str, Any] = json.loads(raw)
         metadata = header.pop("__metadata__", None) or {}
         expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} has a damaged safetensors header: {error}. Download it again."
         ) from error
@@ -148,6 +161,7 @@ def _check_safetensors(path: Path) -> dict[str, str]:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         content = _torch_load(path)
+        tensors = _flatten(_unwrap(content))
     except pickle.UnpicklingError as error:
         refused = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
         if refused is None:
@@ -157,9 +171,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             "refused. Download the .safetensors version, or convert the file to safetensors where you trust "
             "it."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, OSError) as error:
+    except _DAMAGES as error:
         raise _damaged(path, error) from error
-    tensors = _flatten(_unwrap(content))
     if not tensors:
         raise CheckpointError(
             f"{path} is a PyTorch file without weights (it holds a {type(content).__name__} and no tensors). "
@@ -190,10 +203,12 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 
 
 def _unwrap(content: Any) -> Any:
-    """Step into training containers, as long as one is there."""
+    """Step into training containers, as long as one is there that was not seen yet."""
+    seen: set[int] = set()
     while isinstance(content, Mapping):
+        seen.add(id(content))
         inner = next((content[name] for name in _CONTAINERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
+        if inner is None or id(inner) in seen:
             return content
         content = inner
     return content

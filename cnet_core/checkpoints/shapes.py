@@ -96,8 +96,8 @@ def encoder_config(state: State, metadata: Mapping[str, str] | None = None) -> U
     # A network without attention reads no text: width 0.
     contexts = (t.shape[1] for name, t in state.items() if name.endswith(".attn2.to_k.weight"))
     # The small SDXL ControlNets have a middle transformer without blocks; elsewhere none means they are
-    # missing.
-    middle = _depth(state, "middle_block.1") or max(depths)
+    # missing, unless the file says that there are none.
+    middle = _depth(state, "middle_block.1") or _written_middle(metadata or {}, max(depths))
     context_dim = next(contexts, 0)
     linear = any(len(t.shape) == 2 for name, t in state.items() if name.endswith(".1.proj_in.weight"))
     return UNetConfig(
@@ -143,6 +143,14 @@ def _written(config: str) -> dict[str, Any]:
             f"its {CONFIG_KEY} metadata gives {heads or 'no heads'}; expected num_heads or num_head_channels"
         )
     return {**heads, "norm_groups": groups}
+
+
+def _written_middle(metadata: Mapping[str, str], expected: int) -> int:
+    """The depth that a middle transformer without blocks shall have: 0 where our own files say so."""
+    try:
+        return 0 if json.loads(metadata[CONFIG_KEY])["transformer_depth_middle"] == 0 else expected
+    except (ValueError, TypeError, KeyError):
+        return expected
 
 
 def _count(state: State, prefix: str) -> int:

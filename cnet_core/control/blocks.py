@@ -48,6 +48,11 @@ class BlockWeights:
         places = [_way(i, count) * (len(self.values) - 1) for i in range(count)]
         return [self._between(place) for place in places]
 
+    @property
+    def silent(self) -> bool:
+        """Whether all blocks have the weight 0, however many there are."""
+        return bool(self.values) and not any(self.values)
+
     def of_unet(self, inputs: int) -> dict[tuple[str, int], float]:
         """The weights of a UNet's own blocks, by the host's names, for what acts inside them.
 
@@ -72,6 +77,10 @@ class BlockWeights:
 @dataclass(frozen=True)
 class _Product(BlockWeights):
     factors: tuple[BlockWeights, ...] = ()
+
+    @property
+    def silent(self) -> bool:
+        return any(factor.silent for factor in self.factors)
 
     def of(self, count: int) -> list[float]:
         return [math.prod(weights) for weights in zip(*(f.of(count) for f in self.factors), strict=True)]

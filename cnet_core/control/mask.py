@@ -1,5 +1,7 @@
 """Masks [M,H,W]: where in the picture a control acts."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +29,7 @@ def prepare_mask(mask: Tensor, feather: float = 0.0) -> Tensor:
             "the mask contains values that are not finite numbers (NaN or infinity); the node that made it "
             "failed. Look at its output with a preview."
         )
-    if feather < 0:
+    if not (math.isfinite(feather) and feather >= 0):
         raise ControlError(f"feather is {feather}; expected pixels from 0 upwards.")
     mask = mask.float().clamp(0.0, 1.0)
     return _blur(mask, feather) if feather > 0 else mask

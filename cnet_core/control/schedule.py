@@ -97,6 +97,14 @@ class Schedule:
     def at(self, percent: float) -> float:
         return 1.0 if self.over_time is None else max(0.0, float(self.over_time(percent)))
 
+    def silent(self, start: float, end: float) -> bool:
+        """Whether the factor over time is 0 from one share of sampling to another."""
+        moments = [start + (end - start) * i / 200 for i in range(201)]
+        if isinstance(self.over_time, Keyframes):
+            # They may lie closer together; between two of them nothing is louder than both.
+            moments += [point.percent for point in self.over_time.points if start <= point.percent <= end]
+        return not any(self.at(moment) for moment in moments)
+
     def of_frame(self, frame: int) -> float:
         if not self.over_frames:
             return 1.0

@@ -70,7 +70,7 @@ class Weighting:
     def absent(self) -> bool:
         """True if the control says nothing anywhere at any time, so that its network need not be loaded."""
         timing, schedule = self.timing, self.schedule
-        if timing.absent or self.cond_gain == self.uncond_gain == 0:
+        if timing.absent or self.blocks.silent or self.cond_gain == self.uncond_gain == 0:
             return True
         if schedule.over_frames and not any(schedule.over_frames):
             return True
@@ -78,8 +78,7 @@ class Weighting:
             return True
         if schedule.over_time is None:
             return False
-        span = timing.end_percent - timing.start_percent
-        return not any(schedule.at(timing.start_percent + span * i / 200) for i in range(201))
+        return schedule.silent(timing.start_percent, timing.end_percent)
 
     def strength_at(self, percent: float) -> float:
         """The strength at a share of sampling, within the range."""

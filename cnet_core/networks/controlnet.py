@@ -107,6 +107,13 @@ class ControlNet(Encoder):
                     parameter.copy_(drawn)
         return net
 
+    def outline(
+        self, operations: Any = nn, attention: Attention = sdpa, dtype: torch.dtype | None = None
+    ) -> "ControlNet":
+        """A network of the same sizes without weights, on torch's meta device; arguments as for UNet."""
+        sizes = self.config, self.hint_channels, self.hint_widths
+        return type(self)(*sizes, operations, attention, dtype, torch.device("meta"))
+
     def encode_hint(self, hint: Tensor) -> Features:
         """Features, one tensor [B,model_channels,H,W], of a hint [B,hint_channels,8H,8W] in 0..1.
 

@@ -126,6 +126,22 @@ class UnionControlNet(ControlNet):
             }
         )
 
+    def outline(
+        self, operations: Any = nn, attention: Attention = sdpa, dtype: torch.dtype | None = None
+    ) -> ControlNet:
+        return type(self)(
+            self.config,
+            self.hint_channels,
+            self.hint_widths,
+            operations,
+            attention,
+            dtype,
+            torch.device("meta"),
+            self.types,
+            len(self.transformer_layes),
+            self.type_channels,
+        )
+
     def encode_hint(self, hint: Tensor) -> Features:
         """Features of one hint whose type is not told, as ComfyUI's "auto": added as a plain ControlNet does.
 

@@ -66,6 +66,13 @@ class MiniEncoders:
     def latent(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.autoencoder.encode(image.movedim(-1, 0)[None] * 2 - 1)[0], None
 
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures [B,H,W,3] in 0..1 of latents [B,C,h,w] scaled as the UNet's."""
+        assert self.latent_scale is not None
+        pictures = self.autoencoder.decode(latents.float().cpu() / self.latent_scale)
+        return ((pictures + 1) / 2).clamp(0, 1).movedim(1, -1)
+
     def text(self, caption: str) -> tuple[Tensor, Tensor | None]:
         return self.words(self.words.tokenize([caption]))[0], None
 

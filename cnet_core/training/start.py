@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from ..checkpoints import ControlFile, base_name, open_control
+from ..checkpoints import ControlFile, base_name, check_base, open_control
 from ..errors import TrainingError
 from ..networks.controlnet import HINT_WIDTHS, ControlNet
 from ..networks.unet import UNet
@@ -19,16 +18,19 @@ from .step import PRECISIONS
 def trainable(
     base: UNet,
     settings: Settings,
-    init: str | Path | None = None,
+    init: str | Path | ControlNet | None = None,
     hint_channels: int = 3,
     hint_widths: tuple[int, ...] = HINT_WIDTHS,
 ) -> ControlNet:
     """The network to train, its trainable weights in fp32 and its own, on the base's device.
 
-    init: a ControlNet file to go on from (a union network too, trained on settings.union_kind); without,
-    a copy of the base's encoder with zero convolutions. hint_channels, hint_widths: of such a new one.
+    init: a ControlNet or its file to go on from (a union network too, trained on settings.union_kind);
+    without, a copy of the base's encoder with zero convolutions. hint_channels, hint_widths: of such a new
+    one. For a Control-LoRA, a network that says nothing yet counts as none.
     Raises TrainingError, BaseMismatchError or CheckpointError if they do not go together.
     """
+    if settings.rank and isinstance(init, ControlNet) and says_nothing(init):
+        hint_channels, hint_widths, init = init.hint_channels, init.hint_widths, None
     generator = torch.Generator().manual_seed(mixed(settings.seed, 2))
     if init is None:
         if settings.union_kind:
@@ -36,8 +38,10 @@ def trainable(
                 "union_kind is set, but a new network is no union network; give one as the initial one."
             )
         net = ControlNet.from_unet(base, hint_channels, hint_widths, generator).float()
+    elif isinstance(init, ControlNet):
+        net = _own_copy(init, base, "the initial ControlNet")
     else:
-        net = _from_file(base, settings, Path(init), hint_channels)
+        net = _own_copy(_from_file(base, Path(init), hint_channels), base, str(init))
     net.train().requires_grad_(True)
     if settings.rank:
         if init is not None:
@@ -67,24 +71,37 @@ def union_type(net: ControlNet, settings: Settings) -> int | None:
     return number
 
 
-def _from_file(base: UNet, settings: Settings, init: Path, hint_channels: int) -> ControlNet:
+def says_nothing(net: ControlNet) -> bool:
+    """Whether all joins of a network are zero, as those of a new one are."""
+    joins = (*net.zero_convs.parameters(), *net.middle_block_out.parameters())
+    return not any(parameter.any() for parameter in joins)
+
+
+def _from_file(base: UNet, init: Path, hint_channels: int) -> ControlNet:
     file = open_control(init)
     if not isinstance(file, ControlFile):
         raise TrainingError(f"{init} is no ControlNet but {file.label}; only ControlNets are trained here.")
     file.check_base(base.config, str(init))
-    if file.config.transformer_depth != base.config.transformer_depth:
-        # Its gradients would be right, but nobody could say which base it is a copy of.
-        raise TrainingError(f"{init} has other transformers than the base, {base_name(base.config)}.")
     if file.needs == "controlnet" or not file.hint_widths:
         raise TrainingError(f"{init} is a {file.family.name}, which is not trained here.")
     if file.hint_channels != hint_channels:
         raise TrainingError(
             f"{init} takes hints of {file.hint_channels} channels, the data's have {hint_channels}."
         )
-    net = file.build(base.state_dict() if file.needs else None, torch.float32)
-    # Its weights may be the file's or the base's own memory.
-    for name, parameter in list(net.named_parameters()):
-        owner = net.get_submodule(name.rpartition(".")[0])
-        own = parameter.detach().clone().to(next(base.parameters()).device)
-        setattr(owner, name.rpartition(".")[2], nn.Parameter(own))
-    return net
+    return file.build(base.state_dict() if file.needs else None, torch.float32)
+
+
+def _own_copy(net: ControlNet, base: UNet, name: str) -> ControlNet:
+    """The network in plain torch and fp32, on the base's device; its weights nobody else's.
+
+    Raises TrainingError or BaseMismatchError, calling it by `name`, if it is not for this base.
+    """
+    check_base(net.config, base.config, name)
+    if net.config.transformer_depth != base.config.transformer_depth:
+        # Its gradients would be right, but nobody could say which base it is a copy of.
+        raise TrainingError(f"{name} has other transformers than the base, {base_name(base.config)}.")
+    own = net.outline()
+    device = next(base.parameters()).device
+    weights = {name: t.detach().to(device, torch.float32, copy=True) for name, t in net.state_dict().items()}
+    own.load_state_dict(weights, assign=True)
+    return own

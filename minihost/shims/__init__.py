@@ -26,6 +26,7 @@ from . import (
     patcher_extension,
     sample,
     samplers,
+    server,
     supported_models_base,
     utils,
 )
@@ -48,6 +49,7 @@ SHIMS: dict[str, types.ModuleType] = {
     "comfy.supported_models_base": supported_models_base,
     "comfy.utils": utils,
     "comfy_execution.graph_utils": execution,
+    "server": server,
 }
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 supported_pt_extensions = {".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"}
 MODEL_KINDS = ("checkpoints", "loras", "vae", "text_encoders", "diffusion_models", "controlnet")
+models_dir = str(Path("models").absolute())
 folder_names_and_paths: dict[str, tuple[list[str], set[str]]] = {
-    kind: ([], supported_pt_extensions) for kind in MODEL_KINDS
+    kind: ([os.path.join(models_dir, kind)], supported_pt_extensions) for kind in MODEL_KINDS
 }
 folder_names_and_paths["custom_nodes"] = ([], set())
-models_dir = str(Path("models").absolute())
 _directories = {name: str(Path(name).absolute()) for name in ("input", "output", "temp")}
 
 

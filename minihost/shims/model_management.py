@@ -126,5 +126,9 @@ def load_models_gpu(
         patcher.model.to(patcher.load_device)
 
 
+def soft_empty_cache(force: bool = False) -> None:
+    """Give freed memory back to the device: a CPU has taken none."""
+
+
 def load_model_gpu(model: Any) -> None:
     load_models_gpu([model])

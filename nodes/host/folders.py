@@ -6,6 +6,7 @@ import folder_paths
 
 PACK = Path(__file__).resolve().parents[2]
 MINI_WEIGHTS = PACK / "demo" / "weights"
+EXAMPLES = PACK / "workflows" / "inputs"
 
 # The host's kind of models for annotators: a folder of this name, and what extra_model_paths adds to it.
 ANNOTATORS = "controlnet_annotators"
@@ -59,7 +60,51 @@ def output_file(prefix: str, suffix: str, width: int, height: int) -> Path:
 
     Raises an exception of the host's for a prefix that leads out of the folder.
     """
-    folder, name, number, _, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
-    )
+    return _numbered(folder_paths.get_output_directory(), prefix, suffix, width, height)
+
+
+def new_controlnet(prefix: str, suffix: str) -> Path:
+    """Where a new ControlNet goes in the host's first controlnet folder, numbered; raises as output_file."""
+    return _numbered(folder_paths.get_folder_paths("controlnet")[0], prefix, suffix)
+
+
+def _numbered(root: str, prefix: str, suffix: str, width: int = 0, height: int = 0) -> Path:
+    folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, root, width, height)
     return Path(folder) / f"{name}_{number:05}_{suffix}"
+
+
+def data_folder(name: str) -> Path:
+    """A folder of training data in the host's input folder, or one of those that come with the pack.
+
+    Raises ValueError, naming those that are there, for names that lead elsewhere and missing folders.
+    """
+    for root in (Path(folder_paths.get_input_directory()), EXAMPLES):
+        if name.strip() and (found := _inside(root, name)) is not None and found.is_dir():
+            return found
+    root = Path(folder_paths.get_input_directory())
+    there = ", ".join(sorted(path.name for path in _folders(root))) or "none"
+    raise ValueError(
+        f"there is no folder {name!r} in {root} (there are: {there}). Put the training data into a folder "
+        "there, and write its name."
+    )
+
+
+def output_folder(name: str) -> Path:
+    """A folder of this name, which may hold others, in the host's output folder; it need not be there.
+
+    Raises ValueError for names that lead elsewhere.
+    """
+    root = Path(folder_paths.get_output_directory())
+    if not name.strip() or (found := _inside(root, name)) is None:
+        raise ValueError(f"{name!r} names no folder inside {root}; write a name such as training/dancers.")
+    return found
+
+
+def _inside(root: Path, name: str) -> Path | None:
+    """The path of a name below a folder; None where it leads out of it or is the folder itself."""
+    path = (root / name).resolve()
+    return path if path.is_relative_to(root.resolve()) and path != root.resolve() else None
+
+
+def _folders(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []

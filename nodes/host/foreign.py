@@ -13,7 +13,7 @@ from torch import Tensor
 from ...cnet_core.control.merge import Part
 from ...cnet_core.errors import BaseMismatchError
 from ..answers import Answer, Parts
-from .models import base_config
+from .models import UNET, base_config
 
 # A hint as a control prepared it: the names of the host's attributes that hold it, and their values.
 Prepared = dict[str, Any]
@@ -28,8 +28,8 @@ _STATE = ("cond_hint", "control_input")
 # Where the classes of control networks live; what a base that they fit has, or the host's class for it (packs
 # that quantise put networks of their own into it); how users call it.
 _BASES = (
-    ("comfy.cldm.cldm", "input_blocks", "SDXL", "a Stable Diffusion UNet (SD1.5, SD2.x, SDXL)"),
-    ("comfy.t2i_adapter.", "input_blocks", "SDXL", "a Stable Diffusion UNet (SD1.5, SDXL)"),
+    ("comfy.cldm.cldm", "input_blocks", "SDXL", UNET),
+    ("comfy.t2i_adapter.", "input_blocks", "SDXL", UNET),
     ("comfy.ldm.flux.", "double_blocks", "Flux", "Flux"),
     ("comfy.cldm.mmdit", "joint_blocks", "SD3", "SD3"),
     ("comfy.cldm.dit_embedder", "joint_blocks", "SD3", "SD3.5"),
@@ -79,17 +79,30 @@ def residual_values(inner: Any) -> float:
 
 def check_base(inner: Any, model: Any) -> None:
     """Raise BaseMismatchError if a host's control was made for another kind of base than this host model."""
-    network, base = network_of(inner), getattr(model, "diffusion_model", None)
-    lora = hasattr(inner, "control_weights")
-    module = "comfy.cldm.cldm" if lora else type(network).__module__
+    base = getattr(model, "diffusion_model", None)
+    module = _module_of(inner)
     for place, attribute, kind, name in _BASES:
         if module.startswith(place) and not hasattr(base, attribute) and type(model).__name__ != kind:
             raise BaseMismatchError(
                 f"this control was made for {name}, and the model is {type(model).__name__}. Load a "
                 "ControlNet made for this model, or the model that this ControlNet was made for."
             )
-    if module.startswith("comfy.cldm.cldm") and not lora:
-        _check_sizes(network, model)
+    if module.startswith("comfy.cldm.cldm") and not _is_lora(inner):
+        _check_sizes(network_of(inner), model)
+
+
+def kind_of_base(inner: Any) -> str | None:
+    """The kind of base model that a host's control was made for, as users call it; None if not known."""
+    return next((name for place, _, _, name in _BASES if _module_of(inner).startswith(place)), None)
+
+
+def _module_of(inner: Any) -> str:
+    """Where the class of a control's network lives; a Control-LoRA makes its own from a UNet's ControlNet."""
+    return "comfy.cldm.cldm" if _is_lora(inner) else type(network_of(inner)).__module__
+
+
+def _is_lora(inner: Any) -> bool:
+    return hasattr(inner, "control_weights")
 
 
 def _check_sizes(network: Any, model: Any) -> None:

@@ -29,6 +29,10 @@ class HostControl(ResidualControl):
         # Hints as the inner control prepared them (some through a VAE), by frames; kept across runs.
         self.prepared: dict[Any, foreign.Prepared] = {}
 
+    @property
+    def kind_of_base(self) -> str | None:
+        return foreign.kind_of_base(self.inner)
+
     def copy(self) -> "HostControl":
         other = HostControl(self.inner.copy())
         self.copy_to(other)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import comfy.ldm.modules.attention
@@ -19,6 +20,9 @@ from ...cnet_core.networks.config import SD21, UNetConfig
 from ...cnet_core.networks.pace import Pace, pace
 
 Net = TypeVar("Net", bound=torch.nn.Module)
+
+# How users call the kind of base model that the pack's own controls are made for.
+UNET = "a Stable Diffusion UNet (SD1.5, SD2.x, SDXL)"
 
 # Wraps a network so that the host loads, offloads and counts it. Older hosts have one class for all.
 Patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
@@ -59,6 +63,8 @@ class LoadedNetwork:
         self.label = label
         # Raises BaseMismatchError if the network was made for another base.
         self.check_base = check_base
+        # The file that a training wrote, of a network that comes from one.
+        self.trained: Path | None = None
         self.load_device = device or comfy.model_management.get_torch_device()
         self.patcher = Patcher(
             net, load_device=self.load_device, offload_device=comfy.model_management.unet_offload_device()
@@ -90,20 +96,26 @@ ENCODER = ("time_embed.", "label_emb.", "input_blocks.", "middle_block.")
 
 
 def encoder_tensors(model: Any) -> dict[str, Tensor]:
-    """The encoder of a MODEL's UNet, as it draws: with the patches (LoRA) that this MODEL carries.
+    """The encoder of a MODEL's UNet, as it draws; see `patched_tensors`."""
+    parts = [patched_tensors(model, f"diffusion_model.{part}") for part in ENCODER]
+    return {name: tensor for part in parts for name, tensor in part.items()}
 
-    By the host's names, below `diffusion_model.`. For reading only: without patches they are the model's own.
+
+def patched_tensors(patcher: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Weights in the host's keeping, as it computes with them: with the patches (LoRA) of this patcher.
+
+    By the host's names, those that begin with the prefix. For reading only: without patches they are the
+    network's own.
     """
     tensors = {}
-    for part in ENCODER:
-        for name, ((weight, convert), *patches) in model.get_key_patches(f"diffusion_model.{part}").items():
-            if patches:
-                import comfy.lora
+    for name, ((weight, convert), *patches) in patcher.get_key_patches(prefix).items():
+        if patches:
+            import comfy.lora
 
-                # Patches are applied in place.
-                whole = convert(weight.detach().to(torch.float32, copy=True), inplace=True)
-                weight = comfy.lora.calculate_weight(patches, whole, name).to(weight.dtype)
-            tensors[name] = weight
+            # Patches are applied in place.
+            whole = convert(weight.detach().to(torch.float32, copy=True), inplace=True)
+            weight = comfy.lora.calculate_weight(patches, whole, name).to(weight.dtype)
+        tensors[name] = weight
     return tensors
 
 
@@ -138,8 +150,8 @@ def base_config(model: Any, who: str = "this ControlNet") -> UNetConfig:
     if "channel_mult" not in config or "model_channels" not in config:
         kind = type(model).__name__
         raise BaseMismatchError(
-            f"{who} was made for a Stable Diffusion UNet (SD1.5, SD2.x, SDXL), and the model is {kind}, "
-            "which has none. Use a control made for this model, or a checkpoint of one of these kinds."
+            f"{who} was made for {UNET}, and the model is {kind}, which has none. Use a control made for "
+            "this model, or a checkpoint of one of these kinds."
         )
     levels = len(config["channel_mult"])
     blocks = config["num_res_blocks"]

@@ -22,6 +22,7 @@ from ...cnet_core.control.timing import Timing
 from ...cnet_core.control.weighting import Weighting
 from ..answers import Answer, Parts, add, merge_parts, weigh
 from .calls import Call, Run, window_of
+from .models import UNET
 
 
 class Steered(comfy.controlnet.ControlBase):
@@ -33,6 +34,11 @@ class Steered(comfy.controlnet.ControlBase):
         # Only controls that answer with residuals can follow it.
         self.reuse = Reuse()
         self.run: Run | None = None
+
+    @property
+    def kind_of_base(self) -> str | None:
+        """The kind of base model that it was made for, as users call it; None where that is not known."""
+        return UNET
 
     def copy_to(self, other: "Steered") -> None:
         super().copy_to(other)

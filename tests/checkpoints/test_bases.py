@@ -6,9 +6,10 @@ from itertools import permutations
 import pytest
 
 from cnet_core.checkpoints import base_name, check_base
-from cnet_core.checkpoints.bases import SDXL_REFINER
+from cnet_core.checkpoints.bases import SDXL_REFINER, go_together
 from cnet_core.errors import BaseMismatchError
 from cnet_core.networks.config import SD15, SD21, SDXL, UNetConfig
+from cnet_core.networks.t2i_adapter import AdapterConfig
 
 BASES = {"SD1.5": SD15, "SD2.x": SD21, "SDXL": SDXL, "SDXL refiner": SDXL_REFINER}
 MINI = UNetConfig(32, (1, 2, 3, 3), context_dim=64, num_head_channels=32)
@@ -68,3 +69,33 @@ def test_what_may_differ(change):
 
 def test_a_control_network_serves_an_inpainting_base():
     check_base(SD15, replace(SD15, in_channels=9))
+
+
+FULL = AdapterConfig()
+ADAPTERS = {
+    "full": FULL,
+    "light": replace(FULL, kind="light"),
+    "xl": replace(FULL, kind="xl"),
+}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        (SD15, SD15, True),
+        # Told apart by the text that they read, not by their blocks.
+        (SD15, SD21, True),
+        (SD15, SDXL, False),
+        (SD15, MINI, False),
+        (SDXL, replace(SDXL, transformer_depth=(0, 0, 0), transformer_depth_middle=0), True),
+        (SD15, ADAPTERS["full"], True),
+        (SDXL, ADAPTERS["full"], False),
+        (SDXL, ADAPTERS["xl"], True),
+        (ADAPTERS["full"], ADAPTERS["light"], True),
+        (ADAPTERS["full"], ADAPTERS["xl"], False),
+        (SDXL, None, True),
+    ],
+)
+def test_what_goes_together_adds_to_the_same_blocks(one, other, together):
+    assert go_together(one, other) is together
+    assert go_together(other, one) is together

@@ -1,6 +1,7 @@
 """Reading files: what comes out, and what each damaged or foreign file is told."""
 
 import collections
+import contextlib
 import pathlib
 import struct
 
@@ -114,6 +115,27 @@ def test_truncated_pickles(tmp_path, zipped, share):
         read_state_dict(tmp_path / "a.pth")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_pickles_with_wrong_bytes_are_read_or_refused(tmp_path, zipped):
+    torch.save(TENSORS, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    whole = (tmp_path / "a.pth").read_bytes()
+    # Names and storages stand in the pickle, which comes first in both.
+    for place in range(0, min(len(whole), 1000), 5):
+        (tmp_path / "a.pth").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with contextlib.suppress(CheckpointError):
+            read_state_dict(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("name", ["state_dict", "weights"])
+def test_a_group_that_holds_itself_is_refused(tmp_path, name):
+    group = dict(TENSORS)
+    group[name] = group
+    torch.save(group, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth is truncated or damaged"):
+        read_state_dict(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -146,8 +168,10 @@ def test_folder(tmp_path):
         read_state_dict(tmp_path)
 
 
-def test_damaged_header(tmp_path):
-    header = b'{"a": nonsense}'
+@pytest.mark.parametrize(
+    "header", [b'{"a": nonsense}', b'{"a": ' + 100_000 * b"[" + 100_000 * b"]" + b"}"], ids=["words", "depth"]
+)
+def test_damaged_header(tmp_path, header):
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(CheckpointError, match="damaged safetensors header"):
         read_state_dict(tmp_path / "a.safetensors")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cnet_core.control.blocks import PRESETS, BlockWeights
 from cnet_core.control.mask import fit_mask, prepare_mask, token_grid
-from cnet_core.control.schedule import Clock, Keyframe, Keyframes, Schedule
+from cnet_core.control.schedule import INTERPOLATIONS, Clock, Keyframe, Keyframes, Schedule
 from cnet_core.control.timing import Timing
 from cnet_core.control.weighting import BALANCES, Weighting, effective_strengths
 from cnet_core.errors import ControlError
@@ -164,11 +164,27 @@ def fading(*strengths):
         Weighting(schedule=Schedule(over_frames=(0.0, 0.0))),
         Weighting(schedule=fading(0.0, 0.0)),
         Weighting(Timing(1.0, 0.6, 1.0), fading(1.0, 0.0, 0.0)),
+        Weighting(blocks=BlockWeights(values=(0.0,))),
+        Weighting(blocks=BlockWeights(values=(0.0, 0.0))).led_by("prompt first"),
     ],
-    ids=["strength", "gains", "mask", "frames", "schedule", "schedule in range"],
+    ids=["strength", "gains", "mask", "frames", "schedule", "schedule in range", "blocks", "balanced blocks"],
 )
 def test_what_never_says_anything_is_absent(weighting):
     assert weighting.absent
+
+
+@given(
+    start=st.floats(0, 0.9),
+    length=st.floats(1e-4, 0.1),
+    how=st.sampled_from(list(INTERPOLATIONS)),
+)
+def test_a_moment_of_strength_is_no_absence_however_short(start, length, how):
+    points = (Keyframe(0.95 * start, 0.0, how), Keyframe(start + length, 1.0, how), Keyframe(1.0, 0.0))
+    short = Keyframe(start + length + 1e-4, 0.0)
+    for chosen in (points, (*points[:2], short)):
+        assert not Weighting(schedule=Schedule(Keyframes(chosen))).absent
+    later = Timing(1.0, short.percent, 1.0)
+    assert Weighting(later, Schedule(Keyframes((*points[:2], short)))).absent
 
 
 @pytest.mark.parametrize("balance", BALANCES)

@@ -1,6 +1,6 @@
 """The table of wrong inputs: what happens to each, "handled" as a user expects or "refused" with the mend.
 
-Union types are in test_families, broken files in test_errors and tests/host/test_errors.
+Broken files are in test_errors and tests/host/test_errors.
 """
 
 import math
@@ -251,6 +251,20 @@ REFUSED = {
         lambda b: b.apply(b.prompts, b.control, b.hint, mask=torch.zeros(1, 16, 16, 3)),
         ["(1, 16, 16, 3)", "Connect a MASK"],
     ),
+    "union type that the file lacks": (
+        lambda b: b.call("CNetUnionHints", control_net=b.load("union"), tile=b.hint),
+        ["no type tile", "6 types", "Choose one of these"],
+    ),
+    "union type for a ControlNet without types": (
+        lambda b: b.call("CNetUnionHints", control_net=b.control, canny=b.hint),
+        ["hints of one kind only", "load a union ControlNet"],
+    ),
+    "union hint and another": (
+        lambda b: b.apply(
+            b.prompts, b.call("CNetUnionHints", control_net=b.load("union"), canny=b.hint), b.hint
+        ),
+        ["already holds its hints", "disconnect"],
+    ),
     "keyframes out of order": (
         lambda b: keyframe(b, 0.2, 1.0, keyframe(b, 0.6, 1.0)),
         ["0.2", "0.6", "order of time"],
@@ -277,6 +291,14 @@ REFUSED = {
         lambda b: b.call("CNetFrameStrengths", strengths="1, much"),
         ["'much'", "such as 1, 0.5, 0"],
     ),
+    "negative end of a curve": (
+        lambda b: b.call("CNetStrengthCurve", curve=[[0, 1], [1, 0]], lowest=-1.0),
+        ["lowest is -1", "from 0 upwards"],
+    ),
+    "curve through no number": (
+        lambda b: b.call("CNetStrengthCurve", curve=[[0, math.nan], [1, 0]]),
+        ["nan", "draw it through points"],
+    ),
     "negative weight of a block": (
         lambda b: b.call("CNetBlockWeights", preset={"preset": "custom", "weights": "1 -2"}),
         ["block 1 is -2", "from 0 upwards"],
@@ -284,6 +306,10 @@ REFUSED = {
     "negative gain": (
         lambda b: b.apply(b.prompts, b.control, b.hint, uncond_gain=-1.0),
         ["uncond gain is -1", "from 0 upwards"],
+    ),
+    "infinite feather": (
+        lambda b: b.apply(b.prompts, b.control, b.hint, mask=torch.ones(1, 8, 8), feather=math.inf),
+        ["feather is inf", "from 0 upwards"],
     ),
     "negative feather": (
         lambda b: b.apply(b.prompts, b.control, b.hint, mask=torch.ones(1, 8, 8), feather=-1.0),
@@ -294,6 +320,14 @@ REFUSED = {
         ["0.8", "0.2", "swap"],
     ),
     "two families in one merge": (
+        lambda b: b.merge(b.prompts, b.unit(b.control, b.hint), b.unit(b.load("wide"), b.hint)),
+        ["unit0 holds first.safetensors", "unit1 holds wide.safetensors", "same base model"],
+    ),
+    "two families in one merge, a host's and the pack's": (
+        lambda b: b.merge(b.prompts, b.unit(b.control, b.hint), b.unit(ForFlux(), b.hint)),
+        ["unit0 holds first.safetensors", "unit1 holds a control for Flux", "same base model"],
+    ),
+    "two families in one merge, one of them unknown": (
         lambda b: b.draw(**b.merge(b.prompts, b.unit(b.control, b.hint), b.unit(Wide(), b.hint))),
         ["shapes", "Merge only controls made for the same base model"],
     ),
@@ -310,6 +344,10 @@ REFUSED = {
             b.prompts, b.control, b.hint, schedule=b.call("CNetBlockWeights", preset={"preset": "soft"})
         ),
         ["schedule", "Schedule node"],
+    ),
+    "no control, from a loader that did not know the file": (
+        lambda b: b.apply(b.prompts, None, b.hint),
+        ["holds no ControlNet but None", "Load ControlNet (CNet)"],
     ),
     "control without a hint": (
         lambda b: b.draw(
@@ -331,6 +369,19 @@ class Wide(Adapter):
     def get_control(self, *question):
         value = super().get_control(*question)["output"][0]
         return {"input": [], "middle": [], "output": [value.repeat(1, 2, 1, 1), None, None, None]}
+
+
+class ForFlux(Adapter):
+    """A host's control for Flux: hosts tell the kind by where the class of the network lives."""
+
+    def __init__(self, latent_format: Any = None):
+        super().__init__(latent_format)
+        self.control_model = type("ControlNetFlux", (torch.nn.Module,), {"__module__": "comfy.ldm.flux.x"})()
+
+    def copy(self) -> "ForFlux":
+        other = ForFlux()
+        self.copy_to(other)
+        return other
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -1,7 +1,8 @@
-"""Run by a host's own interpreter in the host's folder: python compiled.py PACK RESULTS.json BACKEND.
+"""Run by a host's own interpreter in the host's folder: python compiled.py PACK RESULTS.json WHAT.
 
-Two of our controls, merged and scheduled, on a small base with and without the host's TorchCompileModel.
-Writes the largest difference, and how many graphs were compiled after two and after eight steps.
+Two of our controls, merged and scheduled, on a small base: all plain, and with WHAT compiled: the model,
+by the host's TorchCompileModel with the backend of this name, or our networks, by their loader ("controls").
+Writes the largest difference, and how many graphs were compiled after two and after ten steps.
 """
 
 import importlib
@@ -33,7 +34,7 @@ SMALL = {
 }  # fmt: skip
 
 
-def controls(nodes: dict, folder: Path) -> list:
+def write_controls(folder: Path) -> None:
     networks = importlib.import_module("cnet_pack.cnet_core.networks.controlnet")
     config = importlib.import_module("cnet_pack.cnet_core.networks.config").UNetConfig
     save = importlib.import_module("cnet_pack.cnet_core.checkpoints").save_controlnet
@@ -41,32 +42,34 @@ def controls(nodes: dict, folder: Path) -> list:
     folder_paths.add_model_folder_path("controlnet", str(folder))
     for seed in (2, 3):
         save(fill(networks.ControlNet(sizes), seed), folder / f"{seed}.safetensors")
-    load = nodes["CNetLoadControlNet"].execute
-    return [load(control_net_name=f"{seed}.safetensors").args[0] for seed in (2, 3)]
 
 
-def main(pack: Path, results: Path, backend: str) -> None:
+def main(pack: Path, results: Path, what: str) -> None:
     nodes = load_pack(pack)
-    model = base(models.SD15, SMALL)
-    compiled = importlib.import_module("comfy_extras.nodes_torch_compile").TorchCompileModel.execute(
-        model, backend
-    )
+    model = compiled_model = base(models.SD15, SMALL)
+    if what != "controls":
+        compile_model = importlib.import_module("comfy_extras.nodes_torch_compile").TorchCompileModel
+        compiled_model = compile_model.execute(model, what).args[0]
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         generator = torch.Generator().manual_seed(5)
         hint = torch.rand(1, 64, 64, 3, generator=generator)
         texts = torch.randn(2, 1, 6, 8, generator=generator)
-        first, second = controls(nodes, Path(folder))
+        write_controls(Path(folder))
         schedule = nodes["CNetKeyframe"].execute(0.0, 1.0, "linear").args[0]
         schedule = nodes["CNetKeyframe"].execute(1.0, 0.3, "linear", schedule).args[0]
         always = {"start_percent": 0.0, "end_percent": 1.0, "strength": 0.8}
-        units = {
-            "unit0": nodes["CNetUnit"].execute(first, hint, schedule=schedule, **always).args[0],
-            "unit1": nodes["CNetUnit"].execute(second, 1 - hint, uncond_gain=0.5, **always).args[0],
-        }
         prompts = [[[text, {"pooled_output": None}]] for text in texts]
-        controlled = nodes["CNetMerge"].execute(*prompts, units, {"mode": "sum"}).args
 
-        def draw(net, steps: int, conditionings=controlled) -> torch.Tensor:
+        def controlled(compiled: bool) -> tuple:
+            load = nodes["CNetLoadControlNet"].execute
+            first, second = (load(f"{seed}.safetensors", compile=compiled).args[0] for seed in (2, 3))
+            units = {
+                "unit0": nodes["CNetUnit"].execute(first, hint, schedule=schedule, **always).args[0],
+                "unit1": nodes["CNetUnit"].execute(second, 1 - hint, uncond_gain=0.5, **always).args[0],
+            }
+            return nodes["CNetMerge"].execute(*prompts, units, {"mode": "sum"}).args
+
+        def draw(net, steps: int, conditionings) -> torch.Tensor:
             noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
             return comfy.sample.sample(
                 net, noise, steps, 3.0, "euler", "simple", *conditionings, torch.zeros(1, 4, 8, 8),
@@ -76,12 +79,13 @@ def main(pack: Path, results: Path, backend: str) -> None:
         def graphs() -> int:
             return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
-        plain, bare = draw(model, 8), draw(model, 8, prompts)
+        plain, bare = draw(model, 8, controlled(False)), draw(model, 8, prompts)
+        conditionings = controlled(what == "controls")
         start = time.monotonic()
-        draw(compiled.args[0], 2)
+        draw(compiled_model, 2, conditionings)
         early = graphs()
         seconds = time.monotonic() - start
-        result = draw(compiled.args[0], 8)
+        result = draw(compiled_model, 8, conditionings)
         found = {
             "difference": float((result - plain).abs().max()), "effect": float((plain - bare).abs().max()),
             "graphs_after_2": early, "graphs_after_10": graphs(), "seconds": seconds,

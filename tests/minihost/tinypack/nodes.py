@@ -39,7 +39,16 @@ UNET = {
 }
 
 
+def nothing():
+    """What the host keeps of a model without weights."""
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.CoreModelPatcher(torch.nn.Identity(), cpu, cpu)
+
+
 class TinyClip:
+    def __init__(self):
+        self.patcher = nothing()
+
     def tokenize(self, text):
         return [ord(letter) for letter in text[:4].ljust(4)]
 
@@ -49,6 +58,9 @@ class TinyClip:
 
 
 class TinyVae:
+    def __init__(self):
+        self.patcher = nothing()
+
     def decode(self, latent):
         picture = torch.nn.functional.interpolate(latent[:, :3], scale_factor=8, mode="nearest")
         return torch.sigmoid(picture).movedim(1, -1)

@@ -1,0 +1,215 @@
+"""From cells to what they say: a summary in JSON, tables in Markdown, charts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..report import markdown
+from .bootstrap import interval
+from .cells import Cells
+from .charts import ablation_chart, convergence_chart, save
+from .convergence import Jumps, jumps
+from .lab import Budget
+from .trained import arms
+from .untrained import MODES, PARTS
+
+BEGIN, END = "<!-- benchmarks.claims -->", "<!-- /benchmarks.claims -->"
+# By column, numbers [seeds, pictures].
+Rows = Mapping[str, list[list[float]]]
+
+
+def found(cells: Cells, name: str) -> list[dict[str, Any]]:
+    """What was found under a name, seed by seed, as far as there is."""
+    own = [key for key in cells if key.rpartition("-")[0] == name and key.rpartition("-")[2].isdigit()]
+    return [cells[key]["found"] for key in sorted(own, key=lambda key: int(key.rpartition("-")[2]))]
+
+
+def kernel_distances(drawn: list[list[float]], true: list[list[float]]) -> list[float]:
+    """How far drawn pictures [N,d] are from true ones [M,d]: a number for each, whose mean is the distance.
+
+    The unbiased squared MMD of the kernel (x.y / d + 1)^3 (KID, arXiv 1801.01401), about 0 for pictures like
+    the true ones; of features in units of the true ones' spread. The numbers vary as its first-order
+    projection does, so that their bootstrap is that of the distance.
+    """
+    y = np.array(true)
+    middle, spread = y.mean(axis=0), y.std(axis=0)
+    x, y = (np.array(drawn) - middle) / spread, (y - middle) / spread
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    among, across, own = kernel(x, x), kernel(x, y).mean(axis=1), kernel(y, y)
+    n, m = len(x), len(y)
+    others = (among.sum(axis=1) - np.diag(among)) / (n - 1)
+    ground = (own.sum() - np.trace(own)) / (m * (m - 1))
+    return (2 * (others - across) - others.mean() + ground).tolist()
+
+
+def summary(cells: Cells, budget: Budget) -> dict[str, Any]:
+    """All figures of the tables, as [mean, low, high], and the processor time of all cells."""
+    return {
+        "cpu_minutes": round(sum(c["found"].get("cpu_seconds", 0) for c in cells.values()) / 60, 1),
+        "composition": _intervals(composition(cells)),
+        "prompts": _intervals(prompts(cells)),
+        "ablation": _intervals(ablation(cells, budget)),
+        "data": _intervals(data(cells, budget)),
+    }
+
+
+def _intervals(rows: Mapping[str, Rows]) -> dict[str, dict[str, list[float]]]:
+    return {
+        name: {column: [round(end, 4) for end in interval(values)] for column, values in row.items()}
+        for name, row in rows.items()
+    }
+
+
+def composition(cells: Cells) -> dict[str, Rows]:
+    seeds = found(cells, "composition")
+    rows: dict[str, Rows] = {}
+    for name in ("none", "pose", "depth", *MODES) if seeds else ():
+        row = {}
+        for case in ("agree", "differ"):
+            for kind in ("pose", "depth"):
+                if f"{case}: {name}" in seeds[0]:
+                    row[f"{case}: {kind}"] = [seed[f"{case}: {name}"][kind] for seed in seeds]
+        rows[name] = row
+    return rows
+
+
+def prompts(cells: Cells) -> dict[str, Rows]:
+    seeds, kinds = found(cells, "prompts"), ("figure", "depth", "canny")
+    names = ("no control", "none", "insufficient", "conflicting", "full") if seeds else ()
+    return {name: {kind: [seed[f"{name}: {kind}"] for seed in seeds] for kind in kinds} for name in names}
+
+
+def ablation(cells: Cells, budget: Budget) -> dict[str, Rows]:
+    """Networks after training, between the base without control and the true pictures."""
+    if "bare" not in cells:
+        return {}
+    ends = {"no control": [cells["bare"]["found"]["base"]]}
+    plans = arms(budget)
+    for name, (pairs, _, _) in plans.items():
+        if pairs == max(budget.pairs) and (seeds := found(cells, name)):
+            ends[name] = [seed["final"] for seed in seeds]
+    columns = ("depth", "pose", "depth, no prompt")
+    rows: dict[str, Rows] = {
+        name: {column: [seed[column] for seed in seeds] for column in columns} for name, seeds in ends.items()
+    }
+    true = cells["bare"]["found"]["ceiling"]
+    return {**rows, "true picture": {kind: [true[kind]] for kind in ("depth", "pose")}}
+
+
+def data(cells: Cells, budget: Budget) -> dict[str, Rows]:
+    """Amounts of data at the trainings' ends: scores, distance to true pictures, and the loss."""
+    if "bare" not in cells:
+        return {}
+    bare = cells["bare"]["found"]
+
+    def row(finals: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
+        distances = [kernel_distances(final["features"], bare["true"]) for final in finals]
+        scored = {kind: [final[kind] for final in finals] for kind in ("depth", "pose")}
+        return {**scored, "distance": distances}
+
+    rows: dict[str, Rows] = {"no control": row([bare["base"]])}
+    for count in budget.pairs:
+        if seeds := found(cells, f"pairs-{count}"):
+            losses = [seed["curve"][-1]["loss"] for seed in seeds]
+            first = [seed["curve"][0]["loss"] for seed in seeds]
+            rows["no control"] = {**rows["no control"], "loss": first}
+            rows[f"{count} pairs"] = {
+                **row([seed["final"] for seed in seeds]),
+                "loss": losses,
+            }
+    return {**rows, "true picture": row([bare["ceiling"]])}
+
+
+def curves(cells: Cells, name: str, kind: str) -> tuple[np.ndarray, list[int]]:
+    """Scores [seeds, pictures, measurements] of a training, and the steps at which they were measured."""
+    seeds = found(cells, name)
+    steps = [point["step"] for point in seeds[0]["curve"]] if seeds else []
+    return np.array([[point[kind] for point in seed["curve"]] for seed in seeds]).swapaxes(1, 2), steps
+
+
+def tables(cells: Cells, budget: Budget) -> str:
+    """All that was found, in Markdown."""
+    blocks = [_zero(cells)]
+    for title, rows, names in (
+        ("Other joins", ablation(cells, budget), {}),
+        ("Less data", data(cells, budget), {}),
+        ("Composition", composition(cells), {}),
+        ("Prompts", prompts(cells), {"figure": "pose"}),
+    ):
+        if rows:
+            blocks += [f"**{title}**", _table(rows, names)]
+    return "\n\n".join([*filter(None, blocks), *_convergence(cells, budget)])
+
+
+def _table(rows: Mapping[str, Rows], names: Mapping[str, str]) -> str:
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    body = [
+        [name, *(str(interval(row[column])) if column in row else "" for column in columns)]
+        for name, row in rows.items()
+    ]
+    return markdown(["", *(names.get(column, column) for column in columns)], body)
+
+
+def _zero(cells: Cells) -> str:
+    seeds = found(cells, "zero")
+    if not seeds:
+        return ""
+    equal = sum(seed["equal"] for seed in seeds)
+    head = ["gradient in", *(f"step {n}" for n in (1, 2, 3))]
+    rows = []
+    for part in PARTS:
+        norms = [[seed["gradients"][step][part] for seed in seeds] for step in range(3)]
+        rows.append([part, *("0" if not any(n) else f"{min(n):.1g} to {max(n):.1g}" for n in norms)])
+    said = f"Output bit for bit that of the base before the first step: {equal} of {len(seeds)} seeds."
+    return "\n\n".join(["**Zero convolutions**", said, markdown(head, rows)])
+
+
+def _convergence(cells: Cells, budget: Budget) -> list[str]:
+    name = f"pairs-{max(budget.pairs)}"
+    blocks = []
+    for kind in ("depth", "pose"):
+        if found(cells, name) and (what := jumps(*curves(cells, name, kind))):
+            blocks.append(_sentence(kind, what))
+    return ["**Convergence**", *blocks] if blocks else []
+
+
+def _sentence(kind: str, what: Jumps) -> str:
+    low, middle, high = what.steps
+    means = ", ".join(f"{share:.2f}" for share in what.mean)
+    return (
+        f"{kind.capitalize()}: of the rise of a picture's score, the steepest between two measurements "
+        f"has the share {what.share}; were all to rise as their mean does, with the noise between seeds, it "
+        f"would be {what.gradual}. Of the curve of means: {means}, seed by seed. It ends at step "
+        f"{middle:.0f} (quartiles {low:.0f} and {high:.0f}); between seeds that step varies, for a picture, "
+        f"by {what.agreement[0]:.0f} steps, and by {what.agreement[1]:.0f} where pictures are exchanged. "
+        f"{what.pictures} pictures that rise in every seed."
+    )
+
+
+def write_readme(path: Path, cells: Cells, budget: Budget) -> None:
+    """Put the tables between the file's markers, and charts into docs/ beside it.
+
+    Raises ValueError if the markers are not there.
+    """
+    text = path.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{path} has no {BEGIN} with {END} after it; put both where the tables shall be.")
+    path.write_text(f"{before}{begin}\n\n{tables(cells, budget)}\n\n{end}{after}")
+    zero, bare = f"pairs-{max(budget.pairs)}", cells.get("bare", {}).get("found")
+    if not bare or not found(cells, zero):
+        return
+    named = {name: curves(cells, name, "depth") for name in arms(budget) if found(cells, name)}
+    ends = {
+        "no control": interval([bare["base"]["depth"]]).mean,
+        "true picture": interval([bare["ceiling"]["depth"]]).mean,
+    }
+    joined = {n: c for n, c in named.items() if arms(budget)[n][0] == max(budget.pairs)}
+    save(ablation_chart(joined, zero, budget.steps, ends), path.parent / "docs" / "claims_ablation.png")
+    save(convergence_chart(*named[zero]), path.parent / "docs" / "claims_convergence.png")

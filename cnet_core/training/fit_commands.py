@@ -1,0 +1,199 @@
+"""The shell's `fit`, `resume` and `export`."""
+
+import argparse
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from ..checkpoints import base_name, load_unet, read_state_dict
+from ..errors import TrainingError
+from ..networks.config import UNetConfig
+from .cache import Cache
+from .config import Settings
+from .encoders import MiniEncoders
+from .export import Format, result_metadata, save_result
+from .learner import Learner
+from .loop import STATES, check_identity, fit, identity
+from .plan import PLAN, Plan, add_flags
+from .presets import estimate, preset
+from .probes import Prober
+from .processes import Processes, processes
+from .progress import Progress, Stopping, TensorBoard
+from .source import CachedSource
+from .start import trainable
+from .state import States
+from .step import PRECISIONS
+
+# By the width of the text: of SD1.5, SD2.x and SDXL, where a cache from ComfyUI does not say it.
+_LATENT_SCALES = {768: 0.18215, 1024: 0.18215, 2048: 0.13025}
+
+_FIT = """\
+Train a ControlNet on a cache. Everything may be said by flags, in a TOML file (--config), or both:
+
+  cache = "pose-cache"
+  base = "v1-5-pruned.safetensors"
+  out = "runs/pose"
+  steps = 5000
+  memory = 12
+
+The defaults suit some thousands of pairs. The loss of a diffusion model hardly falls while a ControlNet
+learns, so judge it by its probes and their fidelity. Ctrl-C writes a state and stops; `resume` goes on from
+it exactly. On several GPUs: accelerate launch -m cnet_core.training fit ...
+"""
+_RESUME = f"""\
+Go on with a training from its newest state, to the same weights as if it had never stopped. All that it was
+told is in its {PLAN}. Flags may change what the result does not depend on: --steps at a constant rate,
+reports, probes, and where files have moved to. Anything else is refused.
+"""
+_EXPORT = """\
+Write the network of a training's newest state as a file to use: before its end too, or in another format.
+"""
+
+
+def add_fit_commands(commands: Any) -> None:
+    """Add `fit`, `resume` and `export` to an argparse subparsers object; `run` of each is the exit status."""
+    begin = _command(commands, "fit", "train a ControlNet", _FIT)
+    begin.add_argument("--config", type=Path, metavar="TOML", help="a file with any of what follows")
+    add_flags(begin, lasting=False)
+    begin.usage = "%(prog)s [--config TOML] [flags]"
+    begin.set_defaults(run=lambda flags: _fit(Plan.told(flags), resume=False))
+    again = _command(commands, "resume", "go on with a training that was stopped or killed", _RESUME)
+    again.add_argument("out", type=Path, metavar="FOLDER", help="the training's folder, --out of fit")
+    add_flags(again, lasting=True)
+    again.usage = "%(prog)s FOLDER [flags]"
+    again.set_defaults(run=lambda flags: _fit(Plan.remembered(flags.out, flags), resume=True))
+    export = _command(commands, "export", "write a training's network as a file to use", _EXPORT)
+    export.add_argument("out", type=Path, metavar="FOLDER", help="the training's folder, --out of fit")
+    export.add_argument(
+        "--to", type=Path, metavar="PATH", help="the file, or for diffusers the folder (default: in FOLDER)"
+    )
+    export.add_argument(
+        "--format",
+        choices=get_args(Format),
+        default="ldm",
+        help="ldm: one .safetensors for ComfyUI and others; diffusers: a folder for from_pretrained "
+        "(default: %(default)s)",
+    )
+    export.add_argument(
+        "--dtype", choices=tuple(PRECISIONS), default="fp16", help="of the weights (default: %(default)s)"
+    )
+    export.set_defaults(run=_export)
+
+
+def _command(commands: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    return parser
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A training that may begin."""
+
+    learner: Learner
+    source: CachedSource
+    settings: Settings
+
+
+def _ready(plan: Plan, group: Processes) -> _Ready:
+    cuda = group.device.type == "cuda"
+    suggested = {"precision": "bf16" if cuda else "fp32"}
+    if told := read_state_dict(plan.base).metadata.get("cnet.prediction"):
+        suggested["prediction"] = told
+    settings = plan.settled(suggested)
+    base = load_unet(plan.base, PRECISIONS[settings.precision])
+    cache = Cache(plan.cache)
+    scale = cache.manifest.latent_scale or _LATENT_SCALES.get(base.config.context_dim)
+    source = CachedSource(cache, base.config, scale)
+    if plan.memory is not None:
+        settings = _with_preset(plan, settings, base.config, cache, cuda)
+    base = base.to(group.device)
+    return _Ready(Learner(base, trainable(base, settings, plan.init), settings, group), source, settings)
+
+
+def _with_preset(plan: Plan, settings: Settings, config: UNetConfig, cache: Cache, cuda: bool) -> Settings:
+    """What a card's memory allows, and what was said; says what it takes."""
+    if not cuda:
+        raise TrainingError("memory says how large the graphics card is, but there is none; leave it out.")
+    largest = max(cache.manifest.examples, key=lambda example: example.width * example.height)
+    size = (largest.height, largest.width)
+    settings = plan.settled(asdict(preset(f"{plan.memory} GB", config, settings, *size)[0]))
+    print(f"memory: {estimate(config, settings, *size)}", file=sys.stderr)
+    return settings
+
+
+def _fit(plan: Plan, resume: bool) -> int:
+    group = processes(plan.device)
+    ready = _ready(plan, group)
+    learner, settings = ready.learner, ready.settings
+    states = States(plan.out / STATES, settings.keep)
+    first = group.first
+    begun = 0
+    if resume and (state := states.newest()[0]) is not None:
+        begun = state.step
+    log = TensorBoard(plan.out / "tensorboard", begun) if plan.tensorboard and first else None
+    progress = Progress(plan.out, log)
+    if first:
+        if not states.paths():
+            plan.remember(settings)
+        progress.say(
+            f"training a {'Control-LoRA' if settings.rank else 'ControlNet'} for "
+            f"{base_name(learner.base.config)} on {len(ready.source)} pairs, "
+            f"{settings.batch * settings.accumulation * group.count} a step, in {settings.precision} on "
+            f"{group.device}"
+        )
+    with Stopping() as stopping:
+        try:
+            done = fit(
+                learner,
+                ready.source,
+                plan.out,
+                resume,
+                progress,
+                stopping,
+                _prober(plan, learner, ready) if first else None,
+                progress.say,
+            )
+        finally:
+            progress.close()
+    status = 0 if done else 128 + (stopping.signal or 0)
+    if not first:
+        return status
+    plan.remember(settings)
+    if not done:
+        print(
+            f"stopped after step {learner.step}. Go on with: python -m cnet_core.training resume {plan.out}"
+        )
+        return status
+    path = plan.out / f"{plan.out.resolve().name}.safetensors"
+    save_result(learner.net, learner.result(), path, result_metadata(learner, ready.source))
+    print(f"{path}: done after {learner.step} steps. In ComfyUI it belongs into models/controlnet.")
+    return status
+
+
+def _prober(plan: Plan, learner: Learner, ready: _Ready) -> Prober | None:
+    if plan.encoders is None or not ready.settings.probe_every:
+        return None
+    return Prober(learner.base, ready.source, ready.settings, MiniEncoders(plan.encoders).decode)
+
+
+def _export(flags: argparse.Namespace) -> int:
+    plan = Plan.remembered(flags.out, argparse.Namespace())
+    ready = _ready(plan, Processes())
+    state, problems = States(flags.out / STATES, ready.settings.keep).newest()
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if state is None:
+        raise TrainingError(f"{flags.out} holds no state of a training yet.")
+    check_identity(state, identity(ready.learner, ready.source))
+    ready.learner.restore(state)
+    name = flags.out.resolve().name
+    path = flags.to or flags.out / (f"{name}.safetensors" if flags.format == "ldm" else f"{name}-diffusers")
+    metadata = result_metadata(ready.learner, ready.source)
+    save_result(
+        ready.learner.net, ready.learner.result(), path, metadata, flags.format, PRECISIONS[flags.dtype]
+    )
+    print(f"{path}: the network after {state.step} steps")
+    return 0

@@ -1,0 +1,140 @@
+"""The paper's claims in little: that the command runs and goes on, and that its intervals are intervals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.claims.__main__ import main
+from benchmarks.claims.bootstrap import interval
+from benchmarks.claims.convergence import jumps
+from benchmarks.claims.lab import Budget, Lab
+from benchmarks.claims.pairs import Pairs
+from benchmarks.claims.report import kernel_distances
+
+TINY = Budget(
+    scenes=2,
+    sampling=1,
+    batch=2,
+    steps=2,
+    every=1,
+    dense=1,
+    probes=2,
+    probe_sampling=1,
+    finals=2,
+    pairs=(2, 4),
+    stds=(0.1,),
+)
+tables = st.lists(st.lists(st.floats(-100, 100), min_size=4, max_size=4), min_size=1, max_size=3)
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    return ["--seeds", "1", "--out", str(folder / "claims.json"), "--cache", str(folder / "cache"), *more]
+
+
+@given(tables, st.floats(-10, 10), st.floats(0.5, 10))
+def test_an_interval_holds_its_mean_and_moves_with_the_values(table, shift, scale):
+    found, moved = interval(table), interval(np.array(table) * scale + shift)
+    assert np.min(table) - 1e-9 <= found.low <= found.high <= np.max(table) + 1e-9
+    assert moved == pytest.approx([end * scale + shift for end in found], abs=1e-6)
+
+
+def test_an_interval_of_equal_values_has_no_width():
+    assert interval([[0.5] * 8] * 3) == (0.5, 0.5, 0.5)
+
+
+def test_nine_of_ten_intervals_hold_the_truth():
+    """95 % would, for many pictures; a bootstrap of 24 is a little too sure."""
+    random = np.random.default_rng(0)
+    found = [interval(random.normal(size=(1, 24)), seed) for seed in range(200)]
+    assert 0.88 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.98
+
+
+def test_the_command_finds_what_the_paper_says_of_zero_convolutions(tmp_path):
+    main(command(tmp_path, "--only", "zero"), TINY)
+    found = json.loads((tmp_path / "claims.json").read_text())["cells"]["zero-0"]["found"]
+    assert found["equal"] and found["base_unharmed"]
+    reached = [[norm > 0 for norm in step.values()] for step in found["gradients"]]
+    assert reached == [[True, False, False, False], [True, True, True, False], [True] * 4]
+
+
+def test_what_is_finished_is_not_measured_again(tmp_path, capsys):
+    main(command(tmp_path, "--only", "zero"), TINY)
+    first = (tmp_path / "claims.json").read_bytes()
+    capsys.readouterr()
+    main(command(tmp_path, "--only", "zero"), TINY)
+    assert capsys.readouterr().out == "zero-0: is there\n"
+    assert (tmp_path / "claims.json").read_bytes() == first
+    # From the report alone, and from the cache alone.
+    for lost in [*(tmp_path / "cache" / "cells").iterdir()]:
+        lost.unlink()
+    main(command(tmp_path, "--only", "zero"), TINY)
+    assert capsys.readouterr().out == "zero-0: is there\n"
+
+
+def test_another_budget_is_measured_anew(tmp_path, capsys):
+    main(command(tmp_path, "--only", "prompts"), TINY)
+    main(command(tmp_path, "--only", "prompts"), Budget(scenes=2, sampling=2))
+    assert "is there" not in capsys.readouterr().out
+
+
+def test_the_whole_command_fills_tables_and_charts(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- benchmarks.claims -->\nold\n<!-- /benchmarks.claims -->\nafter\n")
+    main(command(tmp_path, "--readme", str(readme)), TINY)
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    for row in ("no control", "lite", "gaussian-0.1", "2 pairs", "4 pairs", "priority", "conflicting"):
+        assert f"| {row} |" in text
+    charts = {path.name for path in (tmp_path / "docs").iterdir()}
+    assert charts == {"claims_ablation.png", "claims_convergence.png"}
+    cells = json.loads((tmp_path / "claims.json").read_text())["cells"]
+    trained = {name: cell["found"] for name, cell in cells.items() if "plan" in cell["settings"]}
+    assert trained.keys() == {"pairs-2-0", "pairs-4-0", "lite-0", "gaussian-0.1-0"}
+    assert all(found["base_unharmed"] for found in trained.values())
+    # What begins at zero draws the base's own pictures before its first step, and what does not, others.
+    bare = cells["bare"]["found"]["base"]["depth"]
+    first = {name: found["curve"][0]["depth"] for name, found in trained.items()}
+    assert first["pairs-4-0"] == first["lite-0"] == bare != first["gaussian-0.1-0"]
+
+
+def test_every_pair_is_seen_once_in_an_epoch(tmp_path):
+    """Also over several files of the cache."""
+    for count, rows in ((6, 2), (3000, 20)):
+        pairs = Pairs(Lab(TINY, tmp_path), count)
+        seen = [number for index in range(count // rows) for number in pairs.picked(index, rows, seed=1)]
+        assert sorted(seen) == list(range(count))
+        assert pairs.picked(0, rows, seed=1) != pairs.picked(count // rows, rows, seed=1)
+
+
+def test_a_jump_is_told_from_a_slope():
+    """Curves that step, each picture at its own time, and curves that all rise alike, with noise."""
+    random = np.random.default_rng(0)
+    steps, moments = list(range(0, 210, 10)), random.integers(2, 18, size=24)
+    noise = 0.02 * random.normal(size=(3, 24, 21))
+    sudden = 0.5 * (np.arange(21) > moments[:, None]) + noise
+    slow = 0.5 * np.linspace(0, 1, 21) + noise
+    for curves, jumping in ((sudden, True), (slow, False)):
+        found = jumps(curves, steps)
+        assert found is not None and found.pictures == 24
+        assert (found.share.low > found.gradual.high) == jumping
+        # A picture's moment is its own in every seed, or it is chance.
+        assert (found.agreement[0] < 0.3 * found.agreement[1]) == jumping
+
+
+def test_pictures_like_the_true_ones_have_no_distance_to_them():
+    random = np.random.default_rng(0)
+    true = random.normal(size=(200, 8)).tolist()
+    alike = interval([kernel_distances(random.normal(size=(48, 8)).tolist(), true)])
+    assert alike.low < 0 < alike.high
+    assert interval([kernel_distances((random.normal(size=(48, 8)) + 1).tolist(), true)]).low > 0.1
+
+
+@pytest.mark.parametrize("wrong", [["--seeds", "0"], ["--only", "speed"]])
+def test_wrong_options_are_named(tmp_path, wrong, capsys):
+    with pytest.raises(SystemExit):
+        main(command(tmp_path, *wrong), TINY)
+    assert wrong[1] in capsys.readouterr().err
