@@ -26,8 +26,8 @@ class PreviewStrength(io.ComfyNode):
                 "which it is computed: pale bars are predicted."
             ),
             search_aliases=["controlnet schedule preview", "strength chart", "strength graph"],
-            # The preview comes back when the node was cached.
-            has_intermediate_output=True,
+            # It runs for what it shows, whether or not the picture goes on.
+            is_output_node=True,
             inputs=[
                 io.Conditioning.Input(
                     "positive", tooltip="The prompt with its controls, as it goes to the sampler."

@@ -55,7 +55,7 @@ def hand_boxes(person: np.ndarray, size: Size) -> list[Box | None]:
             boxes.append(None)
             continue
         lower, upper = np.linalg.norm(wrist - elbow), np.linalg.norm(elbow - shoulder)
-        side = 1.5 * max(lower, 0.9 * upper)
+        side = 1.5 * float(max(lower, 0.9 * upper))
         boxes.append(_inside(wrist + 0.33 * (wrist - elbow) - side / 2, side, size))
     return boxes
 
