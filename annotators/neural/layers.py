@@ -1,5 +1,7 @@
 """Layers that do what those of the published networks do, on the same weights, in less time on a CPU."""
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,8 +20,8 @@ class ToOneMap(nn.Module):
         self._kernel, self._stride, self._grown = layer.kernel_size, layer.stride, layer.output_padding
         # A convolution is a transposed one with the kernel turned about, cut where it has no border.
         self._cut = tuple(
-            int(pad) if self._transposed else kernel - 1 - int(pad)
-            for kernel, pad in zip(layer.kernel_size, layer.padding, strict=True)
+            pad if self._transposed else kernel - 1 - pad
+            for kernel, pad in zip(layer.kernel_size, cast(tuple[int, ...], layer.padding), strict=True)
         )
 
     def forward(self, maps: Tensor) -> Tensor:

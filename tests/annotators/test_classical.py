@@ -8,7 +8,7 @@ from annotators import ade20k
 from annotators.run import annotate
 from annotators.table import ANNOTATORS, find
 
-CLASSICAL = [one for one in ANNOTATORS.values() if one.build is None]
+CLASSICAL = [one for one in ANNOTATORS.values() if one.build is None and one.extra is None]
 named = pytest.mark.parametrize("annotator", CLASSICAL, ids=lambda one: one.id)
 
 
