@@ -13,12 +13,13 @@ class ToOneMap(nn.Module):
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d):
         super().__init__()
+        assert not isinstance(layer.padding, str)
         self.weight, self.bias = layer.weight, layer.bias
         self._transposed = isinstance(layer, nn.ConvTranspose2d)
         self._kernel, self._stride, self._grown = layer.kernel_size, layer.stride, layer.output_padding
         # A convolution is a transposed one with the kernel turned about, cut where it has no border.
         self._cut = tuple(
-            int(pad) if self._transposed else kernel - 1 - int(pad)
+            pad if self._transposed else kernel - 1 - pad
             for kernel, pad in zip(layer.kernel_size, layer.padding, strict=True)
         )
 
