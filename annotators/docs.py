@@ -69,7 +69,8 @@ def _lines(annotator: Annotator) -> Iterator[str]:
     yield ""
     yield "| Input | |"
     yield "|---|---|"
-    yield "| **image** | Pictures; every image of a batch is done. Transparent places count as black. |"
+    opaque = "" if annotator.masked else " Transparent places count as black."
+    yield f"| **image** | Pictures; every image of a batch is done.{opaque} |"
     for parameter in annotator.parameters:
         yield f"| **{parameter.name}** | {parameter.tooltip} {_range(parameter)} |"
     if annotator.masked:
