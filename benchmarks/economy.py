@@ -14,7 +14,7 @@ from cnet_core.control.reuse import ECONOMIES, Reuse
 # What is timed: 0, 2 and 3 of these are computed.
 TIMED = Reuse("predicted", "uniform", share=0.6)
 TIMED_STEPS = 5
-COMPUTED = TIMED.plan(TIMED_STEPS)
+COMPUTED = TIMED.plan([i / TIMED_STEPS for i in range(TIMED_STEPS)])
 # What a run is put together for.
 RUN_STEPS = 30
 
@@ -57,7 +57,7 @@ def shares(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             begun = {"first": bare["first"], "computed": step, "predicted": step}
             each = {name: (own[name] - begun[name]) / step / int(count) for name in begun}
             for name, reuse in ECONOMIES.items():
-                computed = len(reuse.plan(RUN_STEPS))
+                computed = len(reuse.plan([i / RUN_STEPS for i in range(RUN_STEPS)]))
                 whole = each["first"] + (computed - 1) * each["computed"]
                 each[name] = (whole + (RUN_STEPS - computed) * each["predicted"]) / RUN_STEPS
             if "built_in" in found:

@@ -71,7 +71,7 @@ def _row(name: str, control: Any, sigmas: list[float], clock: Clock, sigma_at: A
         weighting = Weighting(Timing(control.strength, *span))
     levels = sigma_at(span[0]), sigma_at(span[1])
     strengths = effective_strengths(weighting, sigmas, clock, levels)
-    course = Course([sigma for sigma in sigmas if active(sigma, levels)])
+    course = Course([sigma for sigma in sigmas if active(sigma, levels)], clock.percent)
     blocks = weighting.blocks.of(_block_count(control))
     frames = weighting.schedule.over_frames
     return StrengthRow(

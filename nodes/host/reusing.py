@@ -91,6 +91,6 @@ class ResidualControl(Steered):
             start, end = self.timestep_range or (math.inf, 0.0)
             # At the last level sampling arrives.
             levels = sigmas[:-1].tolist()
-            course = Course([level for level in levels if end <= level <= start])
-            run.past = Past(Memory(self.reuse, len(course)), course)
+            course = Course([level for level in levels if end <= level <= start], run.clock().percent)
+            run.past = Past(Memory(self.reuse, course.ways), course)
         return run.past

@@ -102,7 +102,7 @@ def test_figures_of_economised_controls():
     expected = {"first": 0.5, "computed": 0.4, "predicted": 0.05, "built-in": 0.5}
     expected["exact"] = (0.5 + 29 * 0.4) / 30
     for name in ("light", "strong"):
-        computed = len(ECONOMIES[name].plan(30))
+        computed = len(ECONOMIES[name].plan([i / 30 for i in range(30)]))
         expected[name] = (0.5 + (computed - 1) * 0.4 + (30 - computed) * 0.05) / 30
     assert found == pytest.approx(expected)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.samplers
+import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io
 
@@ -188,9 +189,44 @@ class Apart(comfy.samplers.CFGGuider):
         return uncond + self.cfg * (cond - uncond)
 
 
+class PoseModel(io.ComfyNode):
+    """A MODEL that the host's SDPose nodes take for theirs, which sees one person in every picture."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            "HostProbePoseModel",
+            category="tests",
+            inputs=[
+                io.Model.Input("model"),
+                io.String.Input(
+                    "points",
+                    tooltip="JSON, [133][3]: x, y in shares of the picture, and score; in its order.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, points):
+        person = np.array(json.loads(points), np.float32)
+
+        class Head:
+            heatmap_size = (192, 256)
+
+            def __call__(self, features):
+                scaled = person[:, :2] * np.array(self.heatmap_size, np.float32) * 4
+                return [scaled], [person[:, 2]]
+
+        seeing = model.clone()
+        seeing.set_model_unet_function_wrapper(lambda apply, args: torch.zeros_like(args["input"]))
+        seeing.model.diffusion_model.heatmap_head = Head()
+        return io.NodeOutput(seeing)
+
+
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [HashModel, BreakModel, RandomConditioning, WatchControl, Report, ApartGuider]
+        return [HashModel, BreakModel, RandomConditioning, WatchControl, Report, ApartGuider, PoseModel]
 
 
 async def comfy_entrypoint():
