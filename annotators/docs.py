@@ -5,6 +5,7 @@ without weights make of a few photos. The tests check that table and pages are u
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,7 +60,16 @@ def _makes(annotator: Annotator) -> str:
 def _weights_in_short(annotator: Annotator) -> str:
     licences = ", ".join(dict.fromkeys(weight.licence for weight in annotator.weights))
     repositories = ", ".join(dict.fromkeys(weight.repository for weight in annotator.weights))
-    return f"{repositories} ({licences})" if annotator.weights else "none"
+    if not annotator.weights:
+        return f"in the package {annotator.extra}" if annotator.extra else "none"
+    return f"{repositories} ({licences})"
+
+
+def requirement(extra: str) -> str:
+    """What must be installed for one of the pack's extras of a single package, from pyproject.toml."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    (found,) = re.findall(rf'^{extra} = \["(.+)"\]$', text, re.MULTILINE)
+    return found
 
 
 def _lines(annotator: Annotator) -> Iterator[str]:
@@ -69,7 +79,8 @@ def _lines(annotator: Annotator) -> Iterator[str]:
     yield ""
     yield "| Input | |"
     yield "|---|---|"
-    yield "| **image** | Pictures; every image of a batch is done. Transparent places count as black. |"
+    opaque = "" if annotator.masked else " Transparent places count as black."
+    yield f"| **image** | Pictures; every image of a batch is done.{opaque} |"
     for parameter in annotator.parameters:
         yield f"| **{parameter.name}** | {parameter.tooltip} {_range(parameter)} |"
     if annotator.masked:
@@ -109,7 +120,10 @@ def _lines(annotator: Annotator) -> Iterator[str]:
         )
     if annotator.extra:
         yield ""
-        yield f"It also needs the Python package of the pack's extra `{annotator.extra}`."
+        yield (
+            "It also needs a Python package, in ComfyUI's environment: "
+            f"`python -m pip install '{requirement(annotator.extra)}'`."
+        )
 
 
 def _range(parameter: Parameter) -> str:

@@ -31,9 +31,10 @@ class Int:
     def parse(self, text: str) -> int:
         """The value that a shell's word means."""
         try:
-            return self.check(int(text))
+            value = int(text)
         except ValueError as error:
             raise ParameterError(f"{self.name} is {text!r}; expected a whole number.") from error
+        return self.check(value)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any
 from .report import summary, table
 
 REPO = Path(__file__).resolve().parent.parent
-MEASURES = ("steps", "memory", "load")
+MEASURES = ("steps", "memory", "economy", "load")
+DEFAULT = ["steps", "memory", "load"]
 
 
 def main() -> None:
@@ -46,8 +47,8 @@ def parse() -> argparse.Namespace:
     add(
         "--measure",
         type=measures,
-        default=list(MEASURES),
-        help="what to measure, some of steps,memory,load (default: all)",
+        default=DEFAULT,
+        help=f"what to measure, some of {','.join(MEASURES)} (default: {','.join(DEFAULT)})",
     )
     add("--size", type=pixels, default=256, help="side of the picture in pixels (default: 256)")
     add("--controls", type=counts, default=[0, 1, 2, 3, 4], help="numbers of controls (default: 0,1,2,3,4)")

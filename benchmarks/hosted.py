@@ -7,6 +7,7 @@ its own.
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,17 @@ class Hosted:
         """Conditionings with these controls, each at strength 1 with its hint [1,3,H,W]."""
         raise NotImplementedError
 
-    def sample(self, count: int, timesteps: list[int]) -> Tensor:
-        """One whole run of Euler's method with `count` controls: the latent [1,4,H,W]."""
+    def sample(
+        self, count: int, timesteps: list[int], on_step: Callable[..., None] = lambda *_step: None
+    ) -> Tensor:
+        """One whole run of Euler's method with `count` controls: the latent [1,4,H,W].
+
+        on_step is called in each step when the model has answered.
+        """
         positive, negative = self.conditioning(count)
         sigmas = noise_levels(timesteps)
         if not self.comfyui:
-            return sample_in_minihost(self.patcher, self.task.noise, positive, negative, sigmas)
+            return sample_in_minihost(self.patcher, self.task.noise, positive, negative, sigmas, on_step)
         import comfy.samplers
 
         return comfy.samplers.sample(
@@ -124,6 +130,7 @@ class Hosted:
             comfy.samplers.sampler_object("euler"),
             sigmas,
             latent_image=torch.zeros_like(self.task.noise),
+            callback=on_step,
             disable_pbar=True,
         )
 
@@ -140,11 +147,11 @@ class BuiltIn(Hosted):
 
 
 class Ours(Hosted):
-    """The pack's controls, an Apply node for each."""
+    """The pack's controls, an Apply node for each; settings: more inputs of these."""
 
-    def __init__(self, pack: Pack, *arguments: Any):
+    def __init__(self, pack: Pack, *arguments: Any, **settings: Any):
         super().__init__(*arguments)
-        self.pack = pack
+        self.pack, self.settings = pack, settings
 
     def apply(self, positive: list, negative: list, hinted: list[tuple[Any, Tensor]]) -> tuple[list, list]:
         for control, hint in hinted:
@@ -155,6 +162,7 @@ class Ours(Hosted):
                 control_net=control,
                 image=hint.movedim(1, -1),
                 strength=1.0,
+                **self.settings,
             )
         return positive, negative
 
@@ -175,12 +183,21 @@ class OursMerged(Ours):
         return positive, negative
 
 
-def sample_in_minihost(patcher: Any, noise: Tensor, positive: list, negative: list, sigmas: Tensor) -> Tensor:
+def sample_in_minihost(
+    patcher: Any,
+    noise: Tensor,
+    positive: list,
+    negative: list,
+    sigmas: Tensor,
+    on_step: Callable[..., None],
+) -> Tensor:
     from minihost.guidance import Guider
     from minihost.sampling import sample_euler
 
-    with Guider(patcher, positive, negative, CFG).run(noise) as denoise:
-        return sample_euler(denoise, noise * sigmas[0], sigmas, lambda *step: None)
+    guider = Guider(patcher, positive, negative, CFG)
+    guider.sample_sigmas = sigmas
+    with guider.run(noise) as denoise:
+        return sample_euler(denoise, noise * sigmas[0], sigmas, on_step)
 
 
 def unet_arguments(task: Task) -> dict[str, Any]:

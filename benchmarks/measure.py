@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,7 @@ from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.unet import UNet
 
+from .economy import TIMED, TIMED_STEPS, Clocked, phases
 from .weights import BASES, FLOORS, Task, bytes_of, even_timesteps, random_task, write_networks
 
 KEPT = ("base", "size", "controls", "networks", "measures", "rounds", "steps", "clock", "host_args")
@@ -65,9 +67,13 @@ def figures(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     # First, while no UNet is in memory: the host's loader copies what it loads.
     if "load" in measures:
         found["load"] = loading(files[0], settings)
-    if "steps" in measures or "memory" in measures:
+    if {"steps", "memory", "economy"} & set(measures):
         task = random_task(config, settings["size"], max(settings["controls"]), files)
         implementations, found["left_out"] = prepare(task, settings)
+        if "economy" in measures:
+            found["economy"] = economising(implementations, settings)
+        if measures == ["economy"]:
+            return found
         found["agreement"] = compare(implementations, settings["controls"])
         if "memory" in measures:
             found["peak_bytes"] = {
@@ -191,6 +197,39 @@ def stepping(
                 seconds[name][str(count)].append(each / len(timesteps))
                 say(f"round {round_ + 1}, controls {count}, {name}: {each / len(timesteps):.3f} s a step")
     return seconds
+
+
+def economising(implementations: Mapping[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Peak bytes and, for each round, seconds of the phases of an economised run, by number of controls.
+
+    Beside them the seconds of a step under the host's own controls, the first step left out.
+    """
+    from . import hosted
+
+    ours = implementations["ours"]
+    shares = {"anchors": TIMED.spacing, "share": TIMED.share}
+    (reuse,) = ours.pack.run("CNetResidualReuse", method=TIMED.method, anchors=shares)
+    economised = hosted.Ours(ours.pack, ours.task, ours.comfyui, ours.controls, ours.patcher, reuse=reuse)
+    counts, timesteps = settings["controls"], even_timesteps(TIMED_STEPS)
+    # The first run of each, which is not timed.
+    peaks = {str(n): peak_bytes(partial(economised.sample, n, timesteps)) for n in counts}
+    found: dict[str, Any] = {"peak_bytes": peaks, "phases": {n: [] for n in peaks}}
+    built_in = implementations.get("built-in")
+    if built_in is not None:
+        found["built_in"] = {n: [] for n in peaks if n != "0"}
+
+    def clocked(implementation: Any, count: int, timesteps: list[int]) -> list[float]:
+        clock = Clocked(CLOCKS[settings["clock"]])
+        implementation.sample(count, timesteps, clock)
+        say(f"economy, controls {count}: " + ", ".join(f"{s:.3f}" for s in clock.seconds))
+        return clock.seconds
+
+    for _ in range(settings["rounds"]):
+        for count in counts:
+            found["phases"][str(count)].append(phases(clocked(economised, count, timesteps)))
+            if built_in is not None and count:
+                found["built_in"][str(count)].append(mean(clocked(built_in, count, timesteps[:3])[1:]))
+    return found
 
 
 def runs(name: str, count: int) -> bool:

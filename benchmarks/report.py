@@ -1,8 +1,10 @@
-"""From raw figures to medians, ratios and tables. Imports nothing but the standard library."""
+"""From raw figures to medians, ratios and tables."""
 
 from collections.abc import Mapping
 from statistics import median
 from typing import Any
+
+from .economy import RUN_STEPS, TIMED_STEPS, shares
 
 # Seconds per step by number of controls, one figure for each round.
 Seconds = Mapping[str, list[float]]
@@ -21,6 +23,12 @@ FLOOR_NOTE = "The arithmetic alone, without the encoding of the hint, is {floor:
 MEMORY_NOTES = """\
 Peak memory: the most that torch's allocator gave out at once in a run of one step, beyond what it had given
 before. The weights, which all share, are not in it."""
+ECONOMY_NOTES = """\
+Added per control: as a share of the step without control ({clock} clock), medians over the rounds
+({rounds}). A computed and a predicted step, timed one by one in runs of {steps_timed} steps; the predicted
+one is the last, from all the computed steps that are ever kept. exact, light and strong: the average over a
+run of {run} steps put together from these, its first step with all that is done once. Built-in: a step after
+the first. Peak memory: the most that torch's allocator gave out at once in such a run."""
 LOAD_NOTES = """\
 Loading one ControlNet file of {gigabytes:.2f} GB (fp32, safetensors) from the system's cache ({clock} clock):
 until the loader returns, and until all its weights were read once. Memory: the most that torch held of it at
@@ -41,6 +49,8 @@ def summary(raw: dict[str, Any]) -> dict[str, Any]:
             name: added(own, own.get("0", bare)) for name, own in seconds.items() if own
         }
         report["ratios"] = {f"{a} / {b}": ratios(seconds[a], seconds[b]) for a, b in pairs if seconds[a]}
+    if "economy" in raw:
+        report["economy"] = {**raw["economy"], "added_per_control": shares(raw["economy"])}
     if "load" in raw:
         loaders = raw["load"]["loaders"]
         report["load"] = {
@@ -85,6 +95,9 @@ def table(report: dict[str, Any]) -> str:
     if "peak_bytes" in report:
         blocks.append(memory(report))
         notes.append(MEMORY_NOTES)
+    if "economy" in report:
+        blocks.append(economy(report))
+        notes.append(ECONOMY_NOTES.format(**settings, steps_timed=TIMED_STEPS, run=RUN_STEPS))
     if "load" in report:
         blocks.append(loads(report))
         notes.append(LOAD_NOTES.format(**settings, gigabytes=report["load"]["file_bytes"] / 1e9))
@@ -118,6 +131,19 @@ def memory(report: dict[str, Any]) -> str:
         if own
     ]
     return markdown(["", *map(controls, counts)], rows)
+
+
+def economy(report: dict[str, Any]) -> str:
+    found = report["economy"]
+    counts = list(found["added_per_control"])
+    names = ["built-in", "exact", "light", "strong", "computed", "predicted"]
+    rows = [
+        [f"{name} step" if name in ("computed", "predicted") else name, *cells]
+        for name in names
+        if any(cells := [number(found["added_per_control"][n].get(name), "{:.1%}") for n in counts])
+    ]
+    rows.append(["peak memory in MB", *(number(found["peak_bytes"][n], "{:.1f}", 1e-6) for n in counts)])
+    return markdown(["added per control", *map(controls, counts)], rows)
 
 
 def loads(report: dict[str, Any]) -> str:

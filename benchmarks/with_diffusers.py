@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cnet_core.checkpoints.convert import to_diffusers
+from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.controlnet import HINT_WIDTHS
 
 from .weights import CFG, Task, noise_levels
@@ -18,19 +19,10 @@ class Diffusers:
     def __init__(self, task: Task):
         self.task = task
         config = task.config
-        attention = [depth > 0 for depth in config.transformer_depth]
-        sizes = {
-            "block_out_channels": tuple(mult * config.model_channels for mult in config.channel_mult),
-            "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
-            "cross_attention_dim": config.context_dim,
-            # The number of heads, by diffusers' name for it.
-            "attention_head_dim": config.num_heads,
-        }
-        ups = tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention))
         with torch.device("meta"):
-            self.unet: Any = diffusers.UNet2DConditionModel(**sizes, up_block_types=ups)
+            self.unet: Any = diffusers.UNet2DConditionModel(**sizes(config, up=True))
             self.nets: list[Any] = [
-                diffusers.ControlNetModel(**sizes, conditioning_embedding_out_channels=HINT_WIDTHS)
+                diffusers.ControlNetModel(**sizes(config), conditioning_embedding_out_channels=HINT_WIDTHS)
                 for _ in task.networks
             ]
         give(self.unet, to_diffusers(task.unet, config))
@@ -72,6 +64,22 @@ class Diffusers:
             down = blocks if down is None else [a + b for a, b in zip(down, blocks, strict=True)]
             mid = middle if mid is None else mid + middle
         return down, mid
+
+
+def sizes(config: UNetConfig, up: bool = False) -> dict[str, Any]:
+    """diffusers' arguments for a ControlNet of SD1.5's topology, or with `up` for its UNet."""
+    attention = [depth > 0 for depth in config.transformer_depth]
+    found: dict[str, Any] = {
+        "block_out_channels": tuple(mult * config.model_channels for mult in config.channel_mult),
+        "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
+        "cross_attention_dim": config.context_dim,
+        # The number of heads, by diffusers' name for it.
+        "attention_head_dim": config.num_heads,
+    }
+    if up:
+        kinds = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)]
+        found["up_block_types"] = tuple(kinds)
+    return found
 
 
 def give(network: Any, state: dict[str, Tensor]) -> None:

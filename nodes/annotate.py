@@ -51,6 +51,8 @@ def own_inputs(annotator: Annotator) -> list[io.Input]:
                 default=0,
                 min=0,
                 max=2**64 - 1,
+                # Else the frontend draws another one after each run.
+                control_after_generate=False,
                 optional=True,
                 tooltip="The same seed gives the same hint; the next picture of a batch gets the next seed.",
             )

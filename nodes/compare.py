@@ -27,8 +27,8 @@ class CompareControls(io.ComfyNode):
                 "each of them says."
             ),
             search_aliases=["conflict map", "controlnet conflict", "analyse controls", "debug controlnet"],
-            # The preview comes back when the node was cached.
-            has_intermediate_output=True,
+            # It runs for what it shows, whether or not the picture goes on.
+            is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that draws the picture."),
                 *conditioning_inputs(),

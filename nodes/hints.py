@@ -61,7 +61,8 @@ class PreviewHint(io.ComfyNode):
             category="cnet/annotate",
             description="A hint on the picture it was made of, or beside it, to see whether it is right.",
             search_aliases=["overlay hint", "compare hint", "control image preview"],
-            has_intermediate_output=True,
+            # It runs for what it shows, whether or not the picture goes on.
+            is_output_node=True,
             inputs=[
                 io.Image.Input("image", tooltip="The pictures that the hints were made of."),
                 io.Image.Input(

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from comfy_api.latest import io, ui
 
@@ -140,12 +140,10 @@ class ExamplePose(io.ComfyNode):
 def write_whole(path: Path, frames: list[Frame]) -> list[dict[str, Any]]:
     """Write a file of poses, wholly or not at all, and return what is in it."""
     poses = write(frames)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".pose-", suffix=".tmp")
+    unfinished = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            json.dump(poses, file)
+        unfinished.write_text(json.dumps(poses), "utf-8")
         os.replace(unfinished, path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+    finally:
+        unfinished.unlink(missing_ok=True)
     return poses

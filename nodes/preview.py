@@ -26,8 +26,8 @@ class PreviewStrength(io.ComfyNode):
                 "which it is computed: pale bars are predicted."
             ),
             search_aliases=["controlnet schedule preview", "strength chart", "strength graph"],
-            # The preview comes back when the node was cached.
-            has_intermediate_output=True,
+            # It runs for what it shows, whether or not the picture goes on.
+            is_output_node=True,
             inputs=[
                 io.Conditioning.Input(
                     "positive", tooltip="The prompt with its controls, as it goes to the sampler."
@@ -71,7 +71,7 @@ def _row(name: str, control: Any, sigmas: list[float], clock: Clock, sigma_at: A
         weighting = Weighting(Timing(control.strength, *span))
     levels = sigma_at(span[0]), sigma_at(span[1])
     strengths = effective_strengths(weighting, sigmas, clock, levels)
-    course = Course([sigma for sigma in sigmas if active(sigma, levels)])
+    course = Course([sigma for sigma in sigmas if active(sigma, levels)], clock.percent)
     blocks = weighting.blocks.of(_block_count(control))
     frames = weighting.schedule.over_frames
     return StrengthRow(

@@ -49,6 +49,7 @@ class ControlNetFromModel(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**63 - 1,
+                    control_after_generate=False,
                     optional=True,
                     advanced=True,
                     tooltip="Draws the weights of the hint encoder, which the model has no copy of.",
@@ -99,7 +100,15 @@ class TrainControlNet(io.ComfyNode):
                     step=1e-7,
                     tooltip="How far each step goes: 1e-5 for a ControlNet, ten times as much for a rank.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip=sentence("seed")),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    # Else the frontend draws another one after each run, which would be another training.
+                    control_after_generate=False,
+                    tooltip=sentence("seed"),
+                ),
                 io.String.Input(
                     "folder",
                     default="training/controlnet",

@@ -42,7 +42,7 @@ def normals(
         flat = depth < background
         left[flat] = up[flat] = 0
         vector = np.stack([left, up, np.ones_like(left)])
-        vector /= np.linalg.norm(vector, axis=0)
+        vector = vector / np.linalg.norm(vector, axis=0)
         made.append(np.stack([vector[axis] * sign for axis, sign in _AXES[axes]]) / 2 + 0.5)
     return Annotation(torch.from_numpy(np.stack(made)))
 

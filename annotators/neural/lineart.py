@@ -9,6 +9,7 @@ from torch import Tensor
 from .. import weights
 from ..networks import network_module
 from ..registry import Annotation, Annotator, WeightFile
+from .layers import ToOneMap, instance_norms_as_group_norms
 from .shared import as_picture, ask, in_annotators
 
 _FINE = in_annotators(
@@ -21,12 +22,16 @@ _COARSE = in_annotators(
 
 def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     (path,) = paths.values()
-    return weights.load(network_module("lineart").Generator(3, 1, 3), weights.read(path), path)
+    net = weights.load(network_module("lineart").Generator(3, 1, 3), weights.read(path), path)
+    instance_norms_as_group_norms(net)
+    net.model4[1] = ToOneMap(net.model4[1])
+    return net
 
 
 def lineart(pictures: Tensor, net: torch.nn.Module) -> Annotation:
     """White lines on black. The network takes RGB in 0..1 and draws black on white."""
-    return Annotation(as_picture(1.0 - ask(net, pictures)))
+    # Plane after plane: its layers are slower otherwise on a CPU.
+    return Annotation(as_picture(1.0 - ask(net, pictures.contiguous())))
 
 
 def _entry(id: str, title: str, description: str, weight: WeightFile) -> Annotator:

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import weights
 from ..networks import network_module
 from ..registry import Annotation, Annotator
+from .layers import ToOneMap, instance_norms_as_group_norms
 from .shared import as_picture, ask, in_annotators
 
 _FILE = in_annotators("netG.pth", "MIT", "ccabdcc3f5cf3c07cf65d58776acb21df7dfda825cdc70c9766a93fd62bfc488")
@@ -19,12 +20,17 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     path = paths[_FILE.file]
     norm = functools.partial(torch.nn.InstanceNorm2d, affine=False, track_running_stats=False)
     net = network_module("lineart_anime").UnetGenerator(3, 1, 8, 64, norm_layer=norm)
-    return weights.load(net, weights.read(path), path)
+    net = weights.load(net, weights.read(path), path)
+    instance_norms_as_group_norms(net)
+    outermost = net.model.model
+    outermost[3] = ToOneMap(outermost[3])
+    return net
 
 
 def lineart_anime(pictures: Tensor, net: torch.nn.Module) -> Annotation:
     """White lines on black. The network takes RGB in -1..1 and draws black on white in -1..1."""
-    return Annotation(as_picture(0.5 - 0.5 * ask(net, pictures * 2.0 - 1.0)))
+    # Plane after plane: its layers are slower otherwise on a CPU.
+    return Annotation(as_picture(0.5 - 0.5 * ask(net, pictures.contiguous() * 2.0 - 1.0)))
 
 
 ANNOTATOR = Annotator(

@@ -3,31 +3,38 @@
 A control's residuals change slowly over sampling. Computed at some steps (anchors), they are held or
 predicted at the others, before they are weighed, so that strengths may change from step to step. Positions
 count the steps of a run in which the control acts: 0 is the first, 1.5 half way from the second to the third
-(in log sigma), where samplers with half steps ask.
+(in log sigma), where samplers with half steps ask. How far to go on as before is measured at each anchor:
+where a sampler adds noise, residuals turn back on their way.
 """
 
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..errors import ControlError
-from .rows import index_of, pick
+from .rows import constants, index_of, pick
 
 # How residuals between anchors come about: the highest degree of the polynomial through the last anchors.
 METHODS: dict[str, int] = {"exact": 0, "hold": 0, "predicted": 2}
-# Where anchors lie, as the power p of positions count * (i / anchors)^p; adaptive ones depend on the run.
+# Where anchors lie, as the power p of the way (i / anchors)^p through a run; adaptive ones depend on the run.
 SPACINGS: dict[str, float | None] = {"uniform": 1.0, "dense early": 1.1, "adaptive": None}
-# A quadratic through anchors overshoots: so much of what it adds to the straight line is taken.
+# A parabola through anchors overshoots: at most so much of what it adds to the straight line is taken.
 DAMPING = 0.6
+# The numbers below and those of SPACINGS were chosen by benchmarks.reuse --first-seed 10000.
+# So much more of the straight line is taken than was right at the anchors, which are farther ahead.
+_NEARER = 0.1
+# How steady residuals must be for any, and for all of that of the parabola.
+_CURVED = 0.5, 0.9
 # Positions nearer than this are the same: samplers take noise levels through logarithms and back.
 _SAME = 1e-3
 # Anchors are at least so many steps apart.
 _APART = 0.5
+_TINY = torch.finfo(torch.float32).tiny
 # Adaptive: an anchor is at most so many steps after the last, and so many times its predecessor's distance.
 _LONGEST, _GROWTH = 8.0, 2.0
 
@@ -74,20 +81,22 @@ class Reuse:
         """How many computed steps are kept at once."""
         return 0 if self.exact else METHODS[self.method] + 1
 
-    def plan(self, steps: int, calls: int = 1) -> list[int]:
-        """Which of `steps` steps are computed, sorted, the first always; adaptive ones cannot be foretold.
+    def plan(self, ways: Sequence[float], calls: int = 1) -> list[int]:
+        """Which steps of a run are computed, sorted, the first always; adaptive ones cannot be foretold.
 
-        calls: how often the sampler asks in a step, each time at another noise level; the share is of these.
+        ways: for each step the share of the run before it, rising from 0 (`Course.ways`). calls: how often
+        the sampler asks in a step, each time at another noise level; the share is of these.
         """
-        power = SPACINGS[self.spacing]
+        power, steps = SPACINGS[self.spacing], len(ways)
         if self.exact or power is None:
             return list(range(steps))
         count = min(steps, max(1, math.ceil(self.share * calls * steps - 1e-9)))
         anchors: list[int] = []
         for i in range(count):
-            # As the power says, but every anchor by itself, and with steps left for those to come.
-            wanted = round(steps * (i / count) ** power)
-            anchors.append(min(max(wanted, anchors[-1] + 1 if anchors else 0), steps - count + i))
+            wanted = (i / count) ** power
+            nearest = min(range(steps), key=lambda step: abs(ways[step] - wanted))
+            # Every anchor by itself, and with steps left for those to come.
+            anchors.append(min(max(nearest, anchors[-1] + 1 if anchors else 0), steps - count + i))
         return anchors
 
 
@@ -104,7 +113,7 @@ def computed_steps(
     reuse: Reuse, course: "Course", levels: Sequence[float], acting: Sequence[bool]
 ) -> list[bool]:
     """Which steps a sampler has computed that asks once at each of these noise levels: only acting ones."""
-    memory = Memory(reuse, len(course))
+    memory = Memory(reuse, course.ways)
     computed = []
     for level, acts in zip(levels, acting, strict=True):
         computed.append(acts and (reuse.exact or memory.due(0, course.position(level))))
@@ -113,19 +122,26 @@ def computed_steps(
     return computed
 
 
-def weights_at(anchors: Sequence[float], position: float) -> list[float]:
+def weights_at(anchors: Sequence[float], position: float, steadiness: float = 1.0) -> list[float]:
     """The factors of the residuals at these positions (rising, at most three) whose sum is the prediction.
 
-    One anchor is held, through two goes a straight line (Lagrange's form), of what the parabola through three
-    adds to it DAMPING is taken. At an anchor the factors are 1 for it and 0 for the others, exactly.
+    One anchor is held. Of what a straight line through two adds to it (Lagrange's form), and of what the
+    parabola through three adds to the line, so much is taken as steadiness allows: 1 where residuals go on as
+    they went, 0 where they do not. At an anchor the factors are 1 for it and 0 for the others, exactly.
     """
-    factors = _lagrange(anchors, position)
-    if len(anchors) < 3 or position == anchors[-1]:
+    factors = [0.0] * (len(anchors) - 1) + [1.0]
+    if position == anchors[-1]:
         return factors
-    line = [0.0, *_lagrange(anchors[1:], position)]
-    return [
-        DAMPING * curved + (1 - DAMPING) * straight for curved, straight in zip(factors, line, strict=True)
-    ]
+    straight = min(max(steadiness + _NEARER, 0.0), 1.0)
+    least, most = _CURVED
+    curved = DAMPING * min(max((steadiness - least) / (most - least), 0.0), 1.0)
+    before = factors
+    for points, part in ((2, straight), (3, curved)):
+        if len(anchors) >= points:
+            curve = [0.0] * (len(anchors) - points) + _lagrange(anchors[-points:], position)
+            factors = [f + part * (c - b) for f, c, b in zip(factors, curve, before, strict=True)]
+            before = curve
+    return factors
 
 
 def _lagrange(anchors: Sequence[float], position: float) -> list[float]:
@@ -138,11 +154,21 @@ def _lagrange(anchors: Sequence[float], position: float) -> list[float]:
 class Course:
     """The steps of a run in which a control acts.
 
-    sigmas: their noise levels, falling, at least one; levels of 0 and repeated ones do not count.
+    sigmas: their noise levels, falling, at least one; levels of 0 and repeated ones do not count. percent:
+    the share of sampling done at a noise level (`schedule.Clock.percent`).
     """
 
-    def __init__(self, sigmas: Sequence[float]):
+    def __init__(self, sigmas: Sequence[float], percent: Callable[[float], float]):
         self._levels = sorted({-math.log(sigma) for sigma in sigmas if sigma > 0})
+        count = len(self._levels)
+        done = [percent(math.exp(-level)) for level in self._levels]
+        whole = (done[-1] - done[0]) * count / max(count - 1, 1) if done else 0.0
+        # For each step the share of the run before it. What a control says changes with the noise that is
+        # left, but each step is one that may go wrong: the mean of both ways.
+        self.ways = [
+            (step / count + ((at - done[0]) / whole if whole > 0 else step / count)) / 2
+            for step, at in enumerate(done)
+        ]
 
     def __len__(self) -> int:
         return len(self._levels)
@@ -175,9 +201,9 @@ class Memory:
     which company and order a host asks for them.
     """
 
-    def __init__(self, reuse: Reuse, steps: int):
+    def __init__(self, reuse: Reuse, ways: Sequence[float]):
         self.reuse = reuse
-        self.steps = steps
+        self.ways = ways
         # By calls of the sampler in a step.
         self._plans: dict[int, list[int]] = {}
         # Of each row how many noise levels it was asked at, and its position at the last.
@@ -185,6 +211,8 @@ class Memory:
         self._rows: dict[Hashable, deque[Anchor]] = {}
         # Adaptive: how far the next anchor of a row lies from its last.
         self._gaps: dict[Hashable, int] = {}
+        # Of each row how far it came along straight lines to its anchors, and how long they were (squares).
+        self._came: dict[Hashable, tuple[float, float]] = {}
 
     def due(self, row: Hashable, position: float) -> bool:
         """Whether a row must be computed here: at an anchor, and where there is nothing before to go by.
@@ -203,13 +231,13 @@ class Memory:
             return position >= last + self._gaps.get(row, 1) - _SAME
         calls = max(1, math.floor(asked / (max(position, 0) + 1) + 0.5))
         if calls not in self._plans:
-            self._plans[calls] = self.reuse.plan(self.steps, calls)
+            self._plans[calls] = self.reuse.plan(self.ways, calls)
         return any(last < step <= position for step in self._plans[calls])
 
     def keep(self, rows: Sequence[Hashable], position: float, residuals: Sequence[Tensor | None]) -> None:
         """Remember what was computed for rows: residuals [len(rows),...]. They must not be changed later."""
-        if self.reuse.adaptive:
-            self._space(rows, position, residuals)
+        for places in self._groups(rows, position):
+            self._compare([rows[i] for i in places], position, [_picked(r, places) for r in residuals])
         for i, row in enumerate(rows):
             anchors = self._rows.setdefault(row, deque(maxlen=self.reuse.kept))
             # Of two that lie too near to tell a direction, and of those that lie ahead, only this one counts.
@@ -219,12 +247,10 @@ class Memory:
 
     def said(self, rows: Sequence[Hashable], position: float) -> list[Tensor | None]:
         """The residuals [len(rows),...] here of rows that are kept; they may be the kept ones themselves."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, row in enumerate(rows):
-            groups.setdefault(tuple(id(anchor.residuals) for anchor in self._rows[row]), []).append(i)
+        groups = self._groups(rows)
         if len(groups) == 1:
             return self._together(rows, position)
-        parts = [(places, self._together([rows[i] for i in places], position)) for places in groups.values()]
+        parts = [(places, self._together([rows[i] for i in places], position)) for places in groups]
         whole: list[Tensor | None] = []
         for blocks in zip(*(part for _, part in parts), strict=True):
             total = None
@@ -235,10 +261,21 @@ class Memory:
             whole.append(total)
         return whole
 
+    def _groups(self, rows: Sequence[Hashable], before: float = math.inf) -> list[list[int]]:
+        """The places of those rows that have anchors, all before a position, grouped by whose these are."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, row in enumerate(rows):
+            anchors = self._rows.get(row)
+            if anchors and anchors[-1].position < before:
+                groups.setdefault(tuple(id(anchor.residuals) for anchor in anchors), []).append(i)
+        return list(groups.values())
+
     def _together(self, rows: Sequence[Hashable], position: float) -> list[Tensor | None]:
         """The same for rows that were always computed together."""
         columns = list(zip(*(self._rows[row] for row in rows), strict=True))
-        factors = weights_at([column[0].position for column in columns], position)
+        places = [column[0].position for column in columns]
+        weights = [weights_at(places, position, self._steadiness(row)) for row in rows]
+        factors = list(zip(*weights, strict=True))
         said: dict[int, Tensor] = {}
         blocks: list[Tensor | None] = []
         for i, newest in enumerate(columns[-1][0].residuals):
@@ -247,41 +284,77 @@ class Memory:
                 terms = [
                     (factor, pick(residual, [anchor.row for anchor in column]))
                     for factor, column in zip(factors, columns, strict=True)
-                    if factor and (residual := column[0].residuals[i]) is not None
+                    if any(factor) and (residual := column[0].residuals[i]) is not None
                 ]
                 said[id(newest)] = _sum(terms)
             blocks.append(None if newest is None else said[id(newest)])
         return blocks
 
-    def _space(self, rows: Sequence[Hashable], position: float, residuals: Sequence[Tensor | None]) -> None:
-        """Set the distances of the next anchors by how well these residuals would have been predicted."""
-        known = [i for i, row in enumerate(rows) if row in self._rows]
-        known = [i for i in known if self._rows[rows[i]][-1].position < position]
-        if not known:
+    def _steadiness(self, row: Hashable) -> float:
+        came, length = self._came.get(row, (0.0, 0.0))
+        return came / length if length > 0 else 1.0
+
+    def _compare(self, rows: Sequence[Hashable], position: float, residuals: Sequence[Tensor | None]) -> None:
+        """Learn from how well these residuals would have been predicted, of rows always computed together."""
+        if self.reuse.adaptive:
+            self._space(rows, position, residuals)
+        columns = list(zip(*(self._rows[row] for row in rows), strict=True))[-2:]
+        if len(columns) < 2:
             return
-        predicted = self.said([rows[i] for i in known], position)
-        pairs = zip(predicted, residuals, strict=True)
-        errors = [_error(p, pick(r, known)) for p, r in pairs if p is not None and r is not None]
-        for i, error in zip(known, torch.stack(errors).mean(0).tolist(), strict=True):
-            anchors = self._rows[rows[i]]
+        first, last = (column[0].position for column in columns)
+        ahead = (position - last) / (last - first)
+        seen = {id(r): (r, i) for i, r in enumerate(residuals) if r is not None}
+        ways = []
+        for residual, i in seen.values():
+            known = [
+                pick(before, [anchor.row for anchor in column]).float()
+                for column in columns
+                if (before := column[0].residuals[i]) is not None
+            ]
+            if len(known) < 2:
+                continue
+            earlier, later = known
+            line, way = (later - earlier).flatten(1) * ahead, (residual.float() - later).flatten(1)
+            size = residual.float().flatten(1).square().sum(1).clamp_min(_TINY)
+            ways.append(torch.stack([(line * way).sum(1), line.square().sum(1)]) / size)
+        if ways:
+            for row, came, length in zip(rows, *torch.stack(ways).mean(0).tolist(), strict=True):
+                so_far = self._came.get(row, (0.0, 0.0))
+                self._came[row] = so_far[0] + came, so_far[1] + length
+
+    def _space(self, rows: Sequence[Hashable], position: float, residuals: Sequence[Tensor | None]) -> None:
+        """Set the distances of the next anchors."""
+        pairs = zip(self._together(rows, position), residuals, strict=True)
+        errors = [_error(p, r) for p, r in pairs if p is not None and r is not None]
+        for row, error in zip(rows, torch.stack(errors).mean(0).tolist(), strict=True):
+            anchors = self._rows[row]
             growth = (self.reuse.bound / max(error, 1e-9)) ** (1 / len(anchors))
             gap = (position - anchors[-1].position) * min(growth, _GROWTH)
-            self._gaps[rows[i]] = int(min(max(gap, 1), _LONGEST))
+            self._gaps[row] = int(min(max(gap, 1), _LONGEST))
 
 
-def _sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """The sum of factors times tensors; one alone at factor 1 is itself. Half precision is summed in fp32."""
-    (factor, first), *others = terms
-    if not others and factor == 1:
-        return first
-    total = first.to(torch.promote_types(first.dtype, torch.float32)) * factor
-    for factor, tensor in others:
-        total.add_(tensor, alpha=factor)
-    return total.to(first.dtype)
+def _picked(residual: Tensor | None, rows: Sequence[int]) -> Tensor | None:
+    return None if residual is None else pick(residual, rows)
+
+
+def _sum(terms: Sequence[tuple[Sequence[float], Tensor]]) -> Tensor:
+    """The sum of tensors [N,...] times N factors each; one alone at 1 is itself. fp16 is summed in fp32."""
+    if len(terms) == 1 and set(terms[0][0]) == {1.0}:
+        return terms[0][1]
+    total: Tensor | None = None
+    for factors, tensor in terms:
+        dtype = torch.promote_types(tensor.dtype, torch.float32)
+        if len(set(factors)) == 1:
+            term = tensor.to(dtype) * factors[0]
+        else:
+            term = tensor * constants(factors, tensor.device, dtype).view(-1, *[1] * (tensor.ndim - 1))
+        total = term if total is None else total.add_(term)
+    assert total is not None
+    return total.to(terms[0][1].dtype)
 
 
 def _error(predicted: Tensor, computed: Tensor) -> Tensor:
     """Per row, the root mean square of the difference as a share of the computed one's."""
     size = computed.float().flatten(1).norm(dim=1)
     difference = (predicted.float() - computed.float()).flatten(1).norm(dim=1)
-    return difference / size.clamp_min(torch.finfo(torch.float32).tiny)
+    return difference / size.clamp_min(_TINY)

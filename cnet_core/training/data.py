@@ -1,6 +1,7 @@
 """Training data: pairs of picture and hint with a caption, found in a folder or given as batches."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -328,6 +329,9 @@ def _pair_of(folder: Path, row: Any) -> Pair:
         raise DataError(f"names no picture; expected one of {', '.join(_COLUMNS['image'])}.")
     if not isinstance(hint, str | None) or not isinstance(caption, str | None):
         raise DataError("hint and caption must be texts.")
+    for name in filter(None, (image, hint)):
+        if not Path(os.path.abspath(folder / name)).is_relative_to(os.path.abspath(folder)):
+            raise DataError(f"names {name}, outside the folder; move the file into it.")
     return Pair(
         Path(image).with_suffix("").as_posix(),
         folder / image,

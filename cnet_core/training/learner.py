@@ -18,6 +18,12 @@ from .start import union_type
 from .state import State
 from .step import Trainee, draw, losses, moved
 
+# For a training that has run away.
+_MEND = (
+    "The states on disk are from before. Export the network and train it further, as the initial ControlNet "
+    "of a new training, with a smaller learning rate, or with bf16 in place of fp16."
+)
+
 
 class Learner:
     """What a training changes; the base it never changes.
@@ -102,9 +108,13 @@ class Learner:
         batch = source.batch(self.index(part + piece, rank, at), settings.batch, settings.seed, settings.drop)
         raise TrainingError(
             f"the loss became {float(found[rank, number, piece])} in step {at + 1}, with the examples "
-            f"{', '.join(batch.names)}. Look at these pictures; if they are sound, use a smaller learning "
-            "rate, or bf16 in place of fp16, and resume from the last state, which is from before."
+            f"{', '.join(batch.names)}. Look at these pictures. {_MEND}"
         )
+
+    def check_weights(self) -> None:
+        """Raise TrainingError if a weight is no number, as gradients of a finite loss can make it."""
+        if not all(torch.stack([torch.isfinite(weight).all() for weight in self.weights]).tolist()):
+            raise TrainingError(f"the weights are no numbers any more after step {self.step}. {_MEND}")
 
     def result(self) -> dict[str, Tensor]:
         """The network's state dict as it is to be used: with averaged weights if there are any."""

@@ -207,6 +207,7 @@ class _Run:
     def save(self) -> Path | None:
         if self.unread:
             self.read_losses()
+        self.learner.check_weights()
         if not self.processes.first:
             return None
         state = self.history.into(self.learner.state())

@@ -37,9 +37,12 @@ class Processes:
 
 
 class Accelerated(Processes):
-    """Processes started by `accelerate launch`; each has a device of its own."""
+    """Processes started by `accelerate launch`; each has a device of its own, or all of them are on the CPU.
 
-    def __init__(self) -> None:
+    Raises TrainingError without accelerate, or if it finds another number of processes than was started.
+    """
+
+    def __init__(self, on_cpu: bool) -> None:
         try:
             from accelerate import Accelerator
         except ImportError as error:
@@ -48,10 +51,14 @@ class Accelerated(Processes):
                 "install accelerate (or: uv sync --extra training)."
             ) from error
         # Precision and accumulation are the step's own.
-        self.accelerator = Accelerator(
-            mixed_precision="no", cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-        )
+        self.accelerator = Accelerator(mixed_precision="no", cpu=on_cpu)
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
+        if self.count != _started():
+            # Each would train by itself, into the same folder.
+            raise TrainingError(
+                f"{_started()} processes were started, but accelerate sees {self.count}: it does not know "
+                "this machine's devices. Add --device cpu, or start a single process."
+            )
         super().__init__(self.accelerator.device)
 
     def shared(self, control: nn.Module) -> nn.Module:
@@ -64,8 +71,14 @@ class Accelerated(Processes):
         return self.accelerator.gather(values[None])
 
 
+def _started() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def processes(device: str | None = None) -> Processes:
-    """Those that this one was started among; alone, on `device` (by default a GPU where there is one)."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return Accelerated()
-    return Processes(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Those that this one was started among; alone, on `device` (by default a GPU where there is one).
+
+    Several take each a GPU of its own, or the CPU if `device` says so or there is no GPU.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Accelerated(device == "cpu") if _started() > 1 else Processes(device)

@@ -47,7 +47,8 @@ class States:
         facts = json.dumps({**state.facts, "step": state.step})
         with writing(path):
             write_tensors(path, state.tensors, {_FACTS: facts})
-        for old in self.paths()[: -self.keep]:
+        # With what a killed process left behind of a state that it was writing.
+        for old in (*self.paths()[: -self.keep], *self.folder.glob(".step-*.tmp")):
             # Never worth an end of the training.
             with contextlib.suppress(OSError):
                 old.unlink()

@@ -84,13 +84,13 @@ class ResidualControl(Steered):
 
         That is so as well where the host does not tell the run's noise levels.
         """
-        run = self.run
-        if run is None or self.reuse.exact or self.steady or "sample_sigmas" not in call.options:
+        run, sigmas = self.run, call.options.get("sample_sigmas")
+        if run is None or self.reuse.exact or self.steady or sigmas is None:
             return None
         if run.past is None:
             start, end = self.timestep_range or (math.inf, 0.0)
             # At the last level sampling arrives.
-            levels = call.options["sample_sigmas"][:-1].tolist()
-            course = Course([level for level in levels if end <= level <= start])
-            run.past = Past(Memory(self.reuse, len(course)), course)
+            levels = sigmas[:-1].tolist()
+            course = Course([level for level in levels if end <= level <= start], run.clock().percent)
+            run.past = Past(Memory(self.reuse, course.ways), course)
         return run.past

@@ -1,18 +1,14 @@
-"""Every annotator without a network, on every kind of picture; and the command line."""
+"""Every annotator without a network, on every kind of picture."""
 
-import json
-
-import cv2
 import numpy as np
 import pytest
 import torch
 
 from annotators import ade20k
-from annotators.__main__ import main
 from annotators.run import annotate
 from annotators.table import ANNOTATORS, find
 
-CLASSICAL = [one for one in ANNOTATORS.values() if one.build is None]
+CLASSICAL = [one for one in ANNOTATORS.values() if one.build is None and one.extra is None]
 named = pytest.mark.parametrize("annotator", CLASSICAL, ids=lambda one: one.id)
 
 
@@ -144,22 +140,3 @@ def test_memory_that_runs_out_halves_the_chunks():
     image = pictures(5, 4, 4)
     hints = annotate(replace(find("invert"), annotate=small), image, chunk=5)
     assert torch.equal(hints.image, 1 - image) and seen == [5, 2, 2, 1]
-
-
-def test_the_command_line_annotates_a_folder_once_and_goes_on_after_a_bad_file(tmp_path, capsys):
-    (tmp_path / "in/sub").mkdir(parents=True)
-    cv2.imwrite(str(tmp_path / "in/sub/a.png"), np.full((9, 8), 40000, np.uint16))
-    (tmp_path / "in/bad.png").write_bytes(b"no picture")
-    words = ["run", "invert", str(tmp_path / "in"), str(tmp_path / "out")]
-    assert main(words) == 1
-    assert "bad.png" in capsys.readouterr().err
-    made = tmp_path / "out/sub/a.png"
-    assert cv2.imread(str(made))[0, 0].tolist() == [round(255 * (1 - 40000 / 65535))] * 3
-    before = made.stat().st_mtime_ns
-    assert main(words) == 1 and made.stat().st_mtime_ns == before
-    assert main([*words, "--size", "16x4"]) == 1 and cv2.imread(str(made)).shape == (4, 16, 3)
-
-
-def test_the_list_for_programs_names_all(capsys):
-    assert main(["list", "--json"]) == 0
-    assert [one["id"] for one in json.loads(capsys.readouterr().out)] == list(ANNOTATORS)

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.economy import shares
 from benchmarks.measure import check_memory, figures
 from benchmarks.report import summary, table
 from benchmarks.weights import BASES
+from cnet_core.control.reuse import ECONOMIES
 from minihost import shims
 
 REPO = Path(__file__).resolve().parents[2]
@@ -65,6 +67,44 @@ def test_sdxls_topology(tmp_path):
     assert raw["left_out"].keys() == {"built-in", "diffusers"}
     assert_all_agree(raw, {"ours, merged"})
     assert "share 1 network" in table(summary(raw))
+
+
+def test_the_cost_of_economised_controls(tmp_path):
+    """Each phase of a run is timed once a round."""
+    settings = {
+        "base": "tiny",
+        "size": 64,
+        "measures": ["economy"],
+        "controls": [0, 1],
+        "networks": 1,
+        "rounds": 2,
+        "steps": 1,
+        "clock": "wall",
+        "comfyui": None,
+        "host_args": [],
+    }
+    with torch.inference_mode():
+        raw = figures(settings, tmp_path)
+    shims.folder_paths.folder_names_and_paths["controlnet"][0].remove(str(tmp_path))
+    assert raw["economy"]["phases"].keys() == {"0", "1"}
+    assert all(len(rounds) == 2 for rounds in raw["economy"]["phases"].values())
+    assert 0 < raw["economy"]["peak_bytes"]["0"] < raw["economy"]["peak_bytes"]["1"]
+    for row in ("exact", "light", "strong", "computed step", "predicted step", "peak memory in MB"):
+        assert f"| {row} |" in table(summary(raw))
+
+
+def test_figures_of_economised_controls():
+    """A run is put together of its first step, the other computed ones and the predicted ones."""
+    bare = {"first": 5.0, "computed": 4.0, "predicted": 4.0}
+    two = {"first": 9.0, "computed": 7.2, "predicted": 4.4}
+    economy = {"phases": {"0": [bare], "2": [two]}, "built_in": {"2": [8.0]}}
+    (found,) = shares(economy).values()
+    expected = {"first": 0.5, "computed": 0.4, "predicted": 0.05, "built-in": 0.5}
+    expected["exact"] = (0.5 + 29 * 0.4) / 30
+    for name in ("light", "strong"):
+        computed = len(ECONOMIES[name].plan([i / 30 for i in range(30)]))
+        expected[name] = (0.5 + (computed - 1) * 0.4 + (30 - computed) * 0.05) / 30
+    assert found == pytest.approx(expected)
 
 
 def assert_all_agree(report: dict, peers: set[str]) -> None:
@@ -156,7 +196,7 @@ def test_figures_of_memory_and_loading():
         (["--size", "100"], "multiple of 64"),
         (["--rounds", "0"], "at least 1"),
         (["--controls", "1,x"], "such as 0,1,2"),
-        (["--measure", "steps,weather"], "steps,memory,load"),
+        (["--measure", "steps,weather"], "steps,memory,economy,load"),
         (["--clock", "cpu"], "--threads 1"),
         (["--comfyui", "/nowhere"], "comfy/controlnet.py"),
     ],

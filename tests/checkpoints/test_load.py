@@ -73,7 +73,8 @@ def test_hints_of_any_number_of_channels(write, layout, channels):
     hint = torch.rand(1, channels, 32, 32)
     x, t, context = torch.randn(1, 4, 4, 4), torch.tensor([5.0]), torch.randn(1, 3, 24)
     found = net(x, net.encode_hint(hint), t, context)
-    assert torch.equal(found.mid, expected(x, expected.encode_hint(hint), t, context).mid)
+    # Mapped weights may lie in memory otherwise aligned, for which the processor's kernels may sum otherwise.
+    torch.testing.assert_close(found.mid, expected(x, expected.encode_hint(hint), t, context).mid)
     blank = net(x, net.encode_hint(torch.cat([hint[:, :-1], 1 - hint[:, -1:]], 1)), t, context)
     assert not torch.equal(found.mid, blank.mid)
 

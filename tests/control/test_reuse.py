@@ -28,9 +28,14 @@ POLICIES = st.builds(
 )
 
 
+def even(steps):
+    """The ways of a run whose steps are alike."""
+    return [i / steps for i in range(steps)]
+
+
 def run(reuse, truth, steps=30, half_steps=False):
     """(what is said, whether it was computed) at each position; truth: from a position to [1,...]."""
-    memory, said = Memory(reuse, steps), []
+    memory, said = Memory(reuse, even(steps)), []
     places = [i / 2 for i in range(2 * steps)] if half_steps else [float(i) for i in range(steps)]
     for position in places:
         due = memory.due("row", position)
@@ -49,23 +54,23 @@ def linear(position):
 
 @given(SHARES, st.sampled_from(["uniform", "dense early"]), STEPS)
 def test_planned_steps_are_as_many_as_budgeted_sorted_and_begin_with_the_first(share, spacing, steps):
-    plan = Reuse("predicted", spacing, share).plan(steps)
+    plan = Reuse("predicted", spacing, share).plan(even(steps))
     assert plan[0] == 0 and plan == sorted(set(plan)) and plan[-1] < steps
     assert len(plan) == math.ceil(share * steps - 1e-9)
 
 
 @given(STEPS)
 def test_exact_computes_every_step_and_keeps_nothing(steps):
-    assert EXACT.plan(steps) == list(range(steps))
+    assert EXACT.plan(even(steps)) == list(range(steps))
     assert EXACT.kept == 0
-    course = Course([2.0**-i for i in range(steps)])
+    course = Course([2.0**-i for i in range(steps)], lambda sigma: -math.log2(sigma) / steps)
     assert all(computed_steps(EXACT, course, [2.0**-i for i in range(steps)], [True] * steps))
 
 
 def test_economies_are_what_they_say():
     assert ECONOMIES["exact"].exact
-    assert len(ECONOMIES["light"].plan(30)) == 10
-    assert len(ECONOMIES["strong"].plan(30)) == 6
+    assert len(ECONOMIES["light"].plan(even(30))) == 10
+    assert len(ECONOMIES["strong"].plan(even(30))) == 6
 
 
 @given(POLICIES)
@@ -73,7 +78,7 @@ def test_the_first_step_is_computed_and_each_planned_one_once(reuse):
     computed = [due for _, due in run(reuse, linear)]
     assert computed[0]
     if not reuse.adaptive:
-        assert [i for i, due in enumerate(computed) if due] == reuse.plan(30)
+        assert [i for i, due in enumerate(computed) if due] == reuse.plan(even(30))
 
 
 @given(SHARES, st.sampled_from(["uniform", "dense early"]))
@@ -86,7 +91,7 @@ def test_of_two_calls_a_step_the_share_is_the_same_and_half_steps_are_never_comp
 
 def test_a_step_before_the_last_computed_one_is_computed_again():
     """Samplers that go back up to a higher noise level begin anew there."""
-    memory = Memory(Reuse("predicted", "uniform", 0.2), 20)
+    memory = Memory(Reuse("predicted", "uniform", 0.2), even(20))
     for position in (0.0, 5.0, 10.0):
         assert memory.due("row", position)
         memory.keep(["row"], position, [linear(position)])
@@ -138,6 +143,24 @@ def test_a_straight_line_is_predicted_exactly_from_two_steps_on(spacing, share, 
             torch.testing.assert_close(value, linear(i / 2 if half_steps else i), rtol=1e-9, atol=1e-9)
 
 
+def test_where_residuals_turn_back_less_of_their_way_is_taken_to_go_on():
+    """A walk at random is held rather than predicted; each row goes by what it did itself."""
+    steps = torch.randn(30, 1, 500, generator=torch.Generator().manual_seed(1))
+    wild, calm = steps.cumsum(0), torch.arange(30.0).view(-1, 1, 1) + 0.01 * steps
+    truths = {"wild": wild, "calm": calm}
+    memory, errors = Memory(Reuse("predicted", "uniform", 1 / 3), even(30)), dict.fromkeys(truths, 0.0)
+    held = dict(errors)
+    for i in range(30):
+        if memory.due("wild", i):
+            last = i
+            memory.keep(list(truths), i, [torch.cat([truth[i] for truth in truths.values()])])
+        for said, (row, truth) in zip(memory.said(list(truths), i)[0], truths.items(), strict=True):
+            errors[row] += float((said - truth[i]).square().sum())
+            held[row] += float((truth[last] - truth[i]).square().sum())
+    assert errors["wild"] < 1.2 * held["wild"]
+    assert errors["calm"] < 0.2 * held["calm"]
+
+
 @given(POLICIES)
 def test_at_computed_steps_the_computed_tensors_themselves_are_said(reuse):
     known = {i: torch.randn(1, 3) for i in range(30)}
@@ -146,17 +169,21 @@ def test_at_computed_steps_the_computed_tensors_themselves_are_said(reuse):
             assert torch.equal(said, known[i])
 
 
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=3, unique=True).map(sorted), st.integers(0, 20))
-def test_weights_sum_to_one_and_are_exact_at_the_last_anchor(anchors, ahead):
-    assert sum(weights_at(anchors, anchors[-1] + ahead)) == pytest.approx(1)
-    assert weights_at(anchors, anchors[-1]) == [0.0] * (len(anchors) - 1) + [1.0]
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=3, unique=True).map(sorted),
+    st.integers(0, 20),
+    st.floats(-1, 2),
+)
+def test_weights_sum_to_one_and_are_exact_at_the_last_anchor(anchors, ahead, steadiness):
+    assert sum(weights_at(anchors, anchors[-1] + ahead, steadiness)) == pytest.approx(1)
+    assert weights_at(anchors, anchors[-1], steadiness) == [0.0] * (len(anchors) - 1) + [1.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_are_told_apart_in_whatever_company_they_come(dtype):
     """Rows computed together, apart and in another order are predicted alike, to the last bit."""
     reuse = Reuse("predicted", "uniform", 0.5)
-    together, apart = Memory(reuse, 8), Memory(reuse, 8)
+    together, apart = Memory(reuse, even(8)), Memory(reuse, even(8))
     for position in (0.0, 2.0, 4.0):
         rows = {name: torch.randn(1, 4, 3, dtype=dtype) for name in "abc"}
         together.keep("abc", position, [torch.cat([*rows.values()]), None])
@@ -170,7 +197,7 @@ def test_rows_are_told_apart_in_whatever_company_they_come(dtype):
 
 
 def test_of_a_tensor_at_several_places_the_prediction_stands_there_too():
-    memory = Memory(Reuse("predicted", "uniform", 0.5), 8)
+    memory = Memory(Reuse("predicted", "uniform", 0.5), even(8))
     for position in (0.0, 2.0):
         shared = torch.randn(2, 3)
         memory.keep("ab", position, [shared, torch.randn(2, 3), shared])
@@ -183,7 +210,7 @@ def test_only_as_many_computed_steps_are_kept_as_predictions_need():
         reuse = Reuse(method, "uniform", 1.0)
         if reuse.exact:
             continue
-        memory = Memory(reuse, 10)
+        memory = Memory(reuse, even(10))
         for position in range(10):
             memory.keep(["row"], float(position), [linear(position)])
         assert len(memory._rows["row"]) == reuse.kept == degree + 1
@@ -197,7 +224,7 @@ def test_positions_count_steps_and_rise_as_noise_falls(levels):
     levels = sorted(levels, reverse=True)
     if any(b > a * 0.99 for a, b in pairwise(levels)):
         return
-    course = Course(levels)
+    course = Course(levels, lambda sigma: 0.0)
     assert [course.position(level) for level in levels] == list(range(len(levels)))
     assert [course.position(level * (1 + 1e-7)) for level in levels] == list(range(len(levels)))
     for i, (here, there) in enumerate(pairwise(levels)):
@@ -206,7 +233,20 @@ def test_positions_count_steps_and_rise_as_noise_falls(levels):
 
 
 def test_levels_of_zero_and_repeated_ones_are_no_steps():
-    assert len(Course([4.0, 2.0, 2.0, 1.0, 0.0])) == 3
+    assert len(Course([4.0, 2.0, 2.0, 1.0, 0.0], lambda sigma: 1 / (1 + sigma))) == 3
+
+
+def test_steps_lie_between_their_number_and_the_share_of_sampling_done():
+    levels = [2.0**-i for i in range(10)]
+    alike = Course(levels, lambda sigma: -math.log2(sigma) / 9)
+    assert alike.ways == pytest.approx(even(10))
+    # Nearly all of the noise goes in the first half of the steps.
+    early = Course(levels, lambda sigma: 1 - sigma)
+    assert all(one >= other for one, other in zip(early.ways, alike.ways, strict=True))
+    assert early.ways == sorted(early.ways) and early.ways[0] == 0 and early.ways[-1] == pytest.approx(0.9)
+    for spacing in ("uniform", "dense early"):
+        plans = [Reuse("predicted", spacing, 0.4).plan(course.ways) for course in (early, alike)]
+        assert all(one <= other for one, other in zip(*plans, strict=True)) and plans[0] != plans[1]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnet_core.training.data import read_folder
+from cnet_core.training.validate import validate
+from demo import pairs
 from demo import skeleton as sk
 from demo.scenes import HAZE, PALETTE, VOCABULARY, draw_scene, scene_batch
 
@@ -150,3 +153,11 @@ def test_skeleton_lines_have_the_asked_width(thickness):
     points[0, sk.NECK], points[0, sk.R_SHOULDER] = (20, 100, 1), (170, 100, 1)
     drawing = sk.draw_skeleton(points, 192, 192, thickness)
     assert drawing[:, 95, 0].sum() / 153 == pytest.approx(thickness, abs=0.1)
+
+
+def test_pairs_to_practise_on_are_sound_training_data(tmp_path):
+    pairs.write(tmp_path, 3)
+    sound, report = validate(read_folder(tmp_path), 128, 16, hints_made=True)
+    assert len(sound.pairs) == 3 and not report.fatal
+    words = " ".join(pair.caption.replace(",", "") for pair in sound.pairs).split()
+    assert set(words) <= set(VOCABULARY)

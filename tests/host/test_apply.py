@@ -28,7 +28,9 @@ LOADERS = {
 APPLIES = {"host": "ControlNetApplyAdvanced", "cnet": "CNetApply"}
 
 
-def prompt(*controls: tuple[str, str, float, float, float]) -> dict[str, Any]:
+def prompt(
+    *controls: tuple[str, str, float, float, float], file: str = "sd15_control.safetensors"
+) -> dict[str, Any]:
     """Two steps at 64x64 under a chain of controls: (loader, apply node, strength, start, end) each."""
     nodes: dict[str, Any] = {
         "model": {
@@ -45,7 +47,7 @@ def prompt(*controls: tuple[str, str, float, float, float]) -> dict[str, Any]:
         class_type, file_input = LOADERS[loader]
         nodes[f"net_{loader}"] = {
             "class_type": class_type,
-            "inputs": {file_input: "sd15_control.safetensors"},
+            "inputs": {file_input: file},
         }
         nodes[f"apply{i}"] = {
             "class_type": APPLIES[apply],

@@ -8,11 +8,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from .hosting import WORKFLOWS, Host, api_prompt, host_label, minihost, workflow_file
 
@@ -28,6 +29,14 @@ FLAGS = [
 READY = """() => window.app?.graph && window.LiteGraph
     && Object.keys(window.LiteGraph.registered_node_types).some(name => name.startsWith('CNet'))"""
 LOAD = "async workflow => { await window.app.loadGraphData(workflow, true, true); }"
+# Chooses another option of the widget of a node: [node type, widget, choice].
+CHOOSE = """([type, name, choice]) => {
+    const node = window.app.graph.nodes.find(node => node.type === type);
+    const widget = node.widgets.find(widget => widget.name === name);
+    widget.value = choice;
+    widget.callback?.(choice);
+    return null;
+}"""
 UNKNOWN_NODES = """() => window.app.graph.nodes
     .filter(node => node.has_errors || !(node.type in window.LiteGraph.registered_node_types))
     .map(node => node.type)"""
@@ -106,8 +115,14 @@ def without_titles(prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_workflow_opens_converts_and_runs(page: Page, host: Host, complaints: list[str], name: str) -> None:
-    workflow = open_workflow(page, name)
+def test_workflow_opens_converts_and_runs(
+    page: Page,
+    host: Host,
+    complaints: list[str],
+    minihost_pictures: Callable[[str], list[Path]],
+    name: str,
+) -> None:
+    open_workflow(page, name)
     assert page.evaluate(UNKNOWN_NODES) == []
     assert page.get_by_text(re.compile("missing node", re.IGNORECASE)).filter(visible=True).count() == 0
     screenshot(page, host, name)
@@ -125,9 +140,8 @@ def test_workflow_opens_converts_and_runs(page: Page, host: Host, complaints: li
     )
     page.wait_for_timeout(500)
     screenshot(page, host, f"{name}-run")
-    (size,) = [node["widgets_values"][:2] for node in workflow["nodes"] if node["type"] == "EmptyLatentImage"]
-    pictures = [shape for node, *shape in page.evaluate(PICTURES) if node == "SaveImage"]
-    assert pictures and all(shape == size for shape in pictures)
+    shown = [tuple(shape) for node, *shape in page.evaluate(PICTURES) if node == "SaveImage"]
+    assert shown == [Image.open(path).size for path in minihost_pictures(name)]
     assert complaints == []
 
 
@@ -138,6 +152,44 @@ def test_saved_from_the_frontend_the_workflow_still_converts_alike(page: Page, t
     saved = tmp_path / "saved.json"
     saved.write_text(json.dumps(both["workflow"]))
     assert without_titles(json.loads(minihost("convert", saved))) == without_titles(both["output"])
+
+
+def test_the_settings_of_annotate_follow_its_choice(page: Page, host: Host, complaints: list[str]) -> None:
+    workflow = open_workflow(page, "photo_canny")
+    (annotate,) = [str(node["id"]) for node in workflow["nodes"] if node["type"] == "CNetAnnotate"]
+
+    def inputs() -> dict[str, Any]:
+        prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+        return prompt[annotate]["inputs"]
+
+    before = inputs()
+    assert before["annotator.thresholds"] == "automatic"
+    for choice, names in (
+        ("soft_edges", {"sigma", "contrast"}),
+        ("hed", {"safe", "download", "precision"}),
+        ("invert", set()),
+        ("canny", {"low_threshold", "high_threshold", "thresholds"}),
+    ):
+        page.evaluate(CHOOSE, ["CNetAnnotate", "annotator", choice])
+        found = inputs()
+        assert found["annotator"] == choice
+        assert {name.partition(".")[2] for name in found if name.startswith("annotator.")} == names
+        # What is not the choice's own stays: the size, with its connection.
+        assert found["size.latent"] == before["size.latent"] and found["image"] == before["image"]
+    page.evaluate(CHOOSE, ["CNetAnnotate", "annotator", "soft_edges"])
+    page.evaluate(CHOOSE, ["CNetAnnotate", "size", "as the image"])
+    assert "size.latent" not in inputs()
+    screenshot(page, host, "annotate-soft-edges")
+    page.evaluate(WATCH_RUN)
+    page.get_by_role("button", name="Run", exact=True).first.click()
+    page.wait_for_function("() => window.cnetRun", timeout=180_000)
+    kind, detail = page.evaluate("() => window.cnetRun")
+    assert kind == "execution_success", detail
+    page.wait_for_function(
+        "() => window.app.graph.nodes.some(n => n.type === 'CNetAnnotate' && n.imgs?.length)", timeout=30_000
+    )
+    assert [384, 384] in [shape for node, *shape in page.evaluate(PICTURES) if node == "CNetAnnotate"]
+    assert complaints == []
 
 
 def test_an_error_is_shown_in_the_frontends_dialog(page: Page, host: Host) -> None:

@@ -65,11 +65,11 @@ def with_hash(prompt: dict[str, Any]) -> dict[str, Any]:
     return {**prompt, "hash": {"class_type": "HostProbeHashModel", "inputs": {"model": [loader, 0]}}}
 
 
-def broken(prompt: dict[str, Any], how: str, marker: Path) -> dict[str, Any]:
-    """The prompt with a sampler whose second step raises, or waits to be interrupted."""
+def broken(prompt: dict[str, Any], how: str, marker: Path, step: int = 1) -> dict[str, Any]:
+    """The prompt with a sampler that raises, or waits to be interrupted, in a step (counted from 0)."""
     prompt = json.loads(json.dumps(prompt))
     (sampler,) = nodes_of(prompt, "KSampler")
-    inputs = {"model": prompt[sampler]["inputs"]["model"], "how": how, "step": 1, "marker": str(marker)}
+    inputs = {"model": prompt[sampler]["inputs"]["model"], "how": how, "step": step, "marker": str(marker)}
     prompt[sampler]["inputs"]["model"] = ["broken", 0]
     return {**prompt, "broken": {"class_type": "HostProbeBreakModel", "inputs": inputs}}
 

@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
 
-from cnet_core.checkpoints.load import save_controlnet
+from cnet_core.checkpoints.load import save_controlnet, save_network
+from cnet_core.checkpoints.shapes import config_metadata
 from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.controlnet import ControlNet
+from cnet_core.networks.union import UnionControlNet
 from minihost import loader, shims
+
+Net = TypeVar("Net", bound=torch.nn.Module)
 
 TINY_PACK = Path(__file__).parents[1] / "minihost" / "tinypack"
 # Made for the tiny model's UNet.
@@ -38,8 +42,7 @@ def call(nodes) -> Callable[..., Any]:
     return call
 
 
-def random_controlnet(config: UNetConfig, seed: int) -> ControlNet:
-    net = ControlNet(config, hint_widths=WIDTHS)
+def randomised(net: Net, seed: int) -> Net:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -47,13 +50,23 @@ def random_controlnet(config: UNetConfig, seed: int) -> ControlNet:
     return net
 
 
+def random_controlnet(config: UNetConfig, seed: int) -> ControlNet:
+    return randomised(ControlNet(config, hint_widths=WIDTHS), seed)
+
+
 @pytest.fixture(scope="session")
 def files(tmp_path_factory, nodes) -> Path:
-    """A controlnet folder that the loader knows: first, second (for the tiny model), silent, and others."""
+    """A controlnet folder that the loader knows: first, second, silent, union (6 types) for the tiny model,
+    and others."""
     folder = tmp_path_factory.mktemp("controlnet")
     save_controlnet(random_controlnet(BASE, 1), folder / "first.safetensors")
     save_controlnet(random_controlnet(BASE, 2), folder / "second.safetensors")
     save_controlnet(ControlNet(BASE, hint_widths=WIDTHS), folder / "silent.safetensors")
+    save_network(
+        randomised(UnionControlNet(BASE, hint_widths=WIDTHS, types=6), 1),
+        folder / "union.safetensors",
+        config_metadata(BASE),
+    )
     for name, config in OTHERS.items():
         save_controlnet(random_controlnet(config, 3), folder / f"{name}.safetensors")
     shims.folder_paths.add_model_folder_path("controlnet", str(folder))

@@ -13,28 +13,17 @@ from cnet_core.checkpoints.shapes import config_metadata
 from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.t2i_adapter import AdapterConfig, T2IAdapter
-from cnet_core.networks.union import UnionControlNet
 from minihost import shims
 
-from .conftest import BASE, WIDTHS
+from .conftest import BASE, WIDTHS, randomised
 
 # The mini checkpoints' UNet, whose levels adapters and Control-LoRAs fit.
 MINI = UNetConfig(32, (1, 2, 2, 3), context_dim=64, num_head_channels=32, norm_groups=8)
 
 
-def randomised(net: torch.nn.Module, seed: int) -> torch.nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return net
-
-
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory, nodes) -> Path:
+def folder(tmp_path_factory, files) -> Path:
     folder = tmp_path_factory.mktemp("families")
-    union = randomised(UnionControlNet(BASE, hint_widths=WIDTHS, types=6), 1)
-    save_network(union, folder / "union.safetensors", config_metadata(BASE))
     adapter = randomised(T2IAdapter(AdapterConfig("full", 3, (32, 64, 64, 96))), 2)
     save_network(adapter, folder / "adapter.safetensors", {})
     save_file(control_lora(), folder / "lora.safetensors", config_metadata(MINI))

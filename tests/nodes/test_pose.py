@@ -40,6 +40,8 @@ def test_a_saved_pose_is_loaded_again(call, poses, folders):
     assert call("CNetSavePose", keypoints=poses, filename_prefix="dance/pose") == poses
     saved = sorted((folders / "output" / "dance").iterdir())
     assert [path.name for path in saved] == ["pose_00001_.json", "pose_00002_.json"]
+    (folders / "any").touch()
+    assert saved[0].stat().st_mode == (folders / "any").stat().st_mode
     (folders / "input" / "mine.json").write_bytes(saved[0].read_bytes())
     assert call("CNetLoadPose", file="mine.json") == poses
     assert call("CNetLoadPose", file="dance/pose_00002_.json [output]") == poses

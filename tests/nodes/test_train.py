@@ -1,11 +1,13 @@
 """Training in the graph: from pictures to a CONTROL_NET and its file, with the base as it was."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from cnet_core.checkpoints import inspect, read_state_dict
 from minihost import shims
@@ -272,3 +274,85 @@ def test_data_of_another_familys_encoders_is_refused(run, train):
     other = run("CNetCacheTrainingData", data=data, vae=vae, clip=clip, folder="training/other")
     with pytest.raises(ValueError, match="another family"):
         train(cache=other)
+
+
+def folder_of_pairs(root: Path, count: int = 3, hints: bool = True) -> Path:
+    for i in range(count):
+        for kind in ("images", "hints") if hints else ("images",):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            pixels = (pictures(1, 64, i)[0] * 255).byte().numpy()
+            Image.fromarray(pixels).save(root / kind / f"{i}.png")
+    return root
+
+
+def of_folder(name: str, **changes: Any) -> dict[str, Any]:
+    return {**given(), "source": {"source": "folder", "folder": name}, **changes}
+
+
+def test_a_folder_is_checked_and_shown(folders, run):
+    folder = folder_of_pairs(folders / "input" / "mine")
+    data, report, sheet = run("CNetTrainingData", **of_folder("mine"))
+    assert "3 sound pairs (3 of 64x64), 0 errors, 3 notes" in report
+    assert sheet.shape == (1, 3 * 192, 2 * 192 + 320, 3)
+    assert len(data.dataset.pairs) == 3
+    (folder / "hints" / "1.png").write_bytes(b"broken")
+    with pytest.raises(
+        ValueError, match=r"(?s)1 problems.*hints/1\.png cannot be read as a picture.*skip_broken"
+    ):
+        run("CNetTrainingData", **of_folder("mine"))
+    data, report, _ = run("CNetTrainingData", **of_folder("mine", skip_broken=True))
+    assert len(data.dataset.pairs) == 2 and "hints/1.png" in report
+
+
+def test_a_folder_is_looked_at_again_when_a_file_changed(folders, nodes):
+    folder = folder_of_pairs(folders / "input" / "mine")
+    node = nodes["CNetTrainingData"]
+    before = node.fingerprint_inputs(**of_folder("mine"))
+    assert node.fingerprint_inputs(**of_folder("mine")) == before
+    (folder / "images" / "0.txt").write_text("a caption")
+    assert node.fingerprint_inputs(**of_folder("mine")) != before
+
+
+def test_files_outside_the_folder_are_not_read(folders, run):
+    folder = folder_of_pairs(folders / "input" / "mine")
+    Image.new("RGB", (64, 64)).save(folders / "secret.png")
+    lines = [
+        {"file_name": "../../secret.png", "conditioning_image": str(folders / "secret.png"), "text": "a"}
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(ValueError, match="outside the folder"):
+        run("CNetTrainingData", **of_folder("mine"))
+
+
+def test_an_annotator_makes_the_hints_also_of_what_is_mirrored(folders, run, model):
+    folder_of_pairs(folders / "input" / "mine", hints=False)
+    with pytest.raises(ValueError, match="has no hint"):
+        run("CNetTrainingData", **of_folder("mine"))
+    canny = {"hints": "canny", "low_threshold": 50, "high_threshold": 100, "thresholds": "fixed"}
+    data, _, sheet = run("CNetTrainingData", **of_folder("mine", hints=canny, mirror=True))
+    assert data.preparation.hint_kind == "lines"
+    cache = run("CNetCacheTrainingData", data=data, vae=model[2], clip=model[1], folder="training/c")
+    assert len(cache) == 6 and '"canny"' in cache.manifest.annotator
+    hint = cache.hint(cache.manifest.examples[0])
+    assert set(hint.unique().tolist()) == {0, 255}
+    assert float(sheet[0, :192, 192:384].std()) > 0.1
+
+
+def test_what_is_cached_is_not_encoded_again(run, model):
+    data, _, _ = run("CNetTrainingData", **given())
+    inputs = {"data": data, "vae": model[2], "clip": model[1], "folder": "training/cache"}
+    first = run("CNetCacheTrainingData", **inputs)
+
+    class Refusing(type(model[2])):
+        def encode(self, image):
+            raise AssertionError("encoded again")
+
+    again = run("CNetCacheTrainingData", **{**inputs, "vae": Refusing()})
+    assert again.manifest == first.manifest
+
+
+def test_sockets_of_another_kind_are_refused_by_name(run, model, train, cache):
+    with pytest.raises(ValueError, match="connect the output of Training Data"):
+        run("CNetCacheTrainingData", data=cache, vae=model[2], clip=model[1], folder="training/cache")
+    with pytest.raises(ValueError, match="connect the output of Cache Training Data"):
+        train(cache=None)

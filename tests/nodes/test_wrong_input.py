@@ -1,6 +1,6 @@
 """The table of wrong inputs: what happens to each, "handled" as a user expects or "refused" with the mend.
 
-Union types are in test_families, broken files in test_errors and tests/host/test_errors.
+Broken files are in test_errors and tests/host/test_errors.
 """
 
 import math
@@ -250,6 +250,20 @@ REFUSED = {
     "image as a mask": (
         lambda b: b.apply(b.prompts, b.control, b.hint, mask=torch.zeros(1, 16, 16, 3)),
         ["(1, 16, 16, 3)", "Connect a MASK"],
+    ),
+    "union type that the file lacks": (
+        lambda b: b.call("CNetUnionHints", control_net=b.load("union"), tile=b.hint),
+        ["no type tile", "6 types", "Choose one of these"],
+    ),
+    "union type for a ControlNet without types": (
+        lambda b: b.call("CNetUnionHints", control_net=b.control, canny=b.hint),
+        ["hints of one kind only", "load a union ControlNet"],
+    ),
+    "union hint and another": (
+        lambda b: b.apply(
+            b.prompts, b.call("CNetUnionHints", control_net=b.load("union"), canny=b.hint), b.hint
+        ),
+        ["already holds its hints", "disconnect"],
     ),
     "keyframes out of order": (
         lambda b: keyframe(b, 0.2, 1.0, keyframe(b, 0.6, 1.0)),

@@ -86,6 +86,14 @@ def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_last_good_state(
         assert all(torch.isfinite(t).all() for t in read_state(path).tensors.values())
 
 
+def test_weights_that_are_no_numbers_are_not_written(tmp_path, source):
+    """A step of finite loss makes them: here by its length, else by gradients that overflow."""
+    learner = make_learner(dataclasses.replace(SETTINGS, rate=1e39, warm_up=0, save_every=1))
+    with pytest.raises(TrainingError, match="no numbers any more after step 1"):
+        fit(learner, source, tmp_path)
+    assert states(tmp_path) == []
+
+
 def test_losses_that_are_read_later_are_looked_at_before_a_state_is_written(tmp_path, source):
     learner = make_learner()
     fit(make_learner(), source, tmp_path)
@@ -141,6 +149,13 @@ def test_a_damaged_state_is_named_and_the_one_before_it_serves(tmp_path, source)
     assert fit(resumed, source, tmp_path, resume=True, say=said.append)
     assert len(said) == 1 and str(newest) in said[0]
     assert same(resumed.result(), straight.result())
+
+
+def test_what_a_killed_process_left_of_a_state_is_cleared_away(tmp_path, source):
+    (tmp_path / STATES).mkdir()
+    (tmp_path / STATES / ".step-00000002.safetensors.0123.tmp").write_bytes(b"half a state")
+    fit(make_learner(), source, tmp_path)
+    assert len(list((tmp_path / STATES).iterdir())) == SETTINGS.keep
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -1,12 +1,8 @@
 """The shell's fit, resume and export: what is told, what is written, and what is refused."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,67 +10,14 @@ from PIL import Image
 
 from cnet_core.checkpoints import load_controlnet, read_state_dict, save_controlnet, save_unet
 from cnet_core.networks.controlnet import ControlNet
-from cnet_core.training.__main__ import main
-from cnet_core.training.cache import Preparation, build
-from cnet_core.training.data import from_batch
 from cnet_core.training.loop import CURVES, HISTORY, STATES
 from cnet_core.training.plan import PLAN, read_toml
 from cnet_core.training.state import read_state
 
 from .conftest import CONFIG, HINT_WIDTHS, XL, make_base
+from .shelling import REPO, STEPS, in_process, result, run, same, told
 
-REPO = Path(__file__).parents[2]
-# Small, quick to move weights, and never twice the same step by accident.
-STEPS = 8
-FLAGS = (
-    *("--steps", STEPS, "--batch", 2, "--accumulation", 1, "--rate", 1e-2, "--warm-up", 2),
-    *("--save-every", 3, "--show-every", 1, "--device", "cpu"),
-)
-
-
-class Encoders:
-    """Latents and texts of the tiny base's sizes."""
-
-    latent_id = text_id = "tiny"
-    latent_scale: float | None = 0.5
-
-    def latent(self, image):
-        mean = image.movedim(-1, 0)[:, ::8, ::8]
-        return torch.cat([mean, mean[:1]]), torch.full((4, 4, 4), 0.25)
-
-    def text(self, caption):
-        return torch.full((5, CONFIG.context_dim), float(len(caption))), None
-
-
-@pytest.fixture
-def told(tmp_path: Path) -> tuple:
-    """Flags for a tiny training whose folder is tmp_path / "pose"."""
-    save_unet(make_base(), tmp_path / "base.safetensors", {"cnet.prediction": "v"})
-    generator = torch.Generator().manual_seed(1)
-    images, hints = torch.rand(2, 6, 32, 32, 3, generator=generator)
-    data = from_batch(images, hints, [str(i) * i for i in range(6)])
-    build(data, Encoders(), tmp_path / "cache", Preparation(32, 16, "lines"))
-    where = (
-        "--cache",
-        tmp_path / "cache",
-        "--base",
-        tmp_path / "base.safetensors",
-        "--out",
-        tmp_path / "pose",
-    )
-    return (*where, *FLAGS)
-
-
-def run(*words: object) -> int:
-    return main([str(word) for word in words])
-
-
-def result(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(read_state_dict(folder / f"{folder.name}.safetensors").tensors)
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+__all__ = ["told"]
 
 
 def test_a_training_ends_with_a_network_that_says_what_it_is(told, tmp_path, capsys):
@@ -181,6 +124,16 @@ def test_resume_takes_what_changes_nothing_and_refuses_the_rest(told, tmp_path, 
     assert f"has no {PLAN}" in capsys.readouterr().err
 
 
+def test_a_loss_that_is_no_number_stops_it_and_the_states_from_before_serve(told, tmp_path, capsys):
+    folder = tmp_path / "pose"
+    assert run("fit", *told, "--rate", 1e18, "--warm-up", 0, "--save-every", 1, "--steps", 50) == 1
+    said = capsys.readouterr().err
+    assert "the loss became " in said and "initial ControlNet of a new training" in said
+    assert not (folder / "pose.safetensors").exists()
+    assert run("export", folder, "--dtype", "fp32") == 0
+    assert all(torch.isfinite(tensor).all() for tensor in result(folder).values())
+
+
 def test_export_writes_the_newest_state_in_the_format_asked_for(told, tmp_path, capsys):
     folder = tmp_path / "pose"
     assert run("fit", *told, "--ema", 0.9) == 0
@@ -230,23 +183,6 @@ def test_probes_are_drawn_with_the_mini_autoencoder(tmp_path, capsys):
     assert "step 1: fidelity 0." in capsys.readouterr().err
     for step in (0, 1):
         assert Image.open(tmp_path / "run" / "probes" / f"step-{step:08}.png").size == (64, 128)
-
-
-def in_process(*words: object, when: Callable[[str], int | None]) -> tuple[int, str]:
-    """Run a command line in a process of its own; its status, and what it said on standard output.
-
-    when: from a line of standard error to the signal to send then, if any.
-    """
-    command = [sys.executable, "-m", "cnet_core.training", *(str(word) for word in words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        for line in process.stderr:
-            if (number := when(line)) is not None:
-                process.send_signal(number)
-        return process.wait(), process.stdout.read()
 
 
 def test_ctrl_c_writes_a_state_and_stops_and_resumed_it_ends_bit_for_bit_alike(told, tmp_path):

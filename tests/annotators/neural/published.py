@@ -151,6 +151,41 @@ def sam() -> torch.nn.Module:
     return lively(net, 1.0)
 
 
+def openpose() -> torch.nn.Module:
+    """Networks that find people, hands and faces in anything: their last maps are lively, their fields lean
+    to the right and down."""
+    models = network_module("open_pose.model")
+    net = torch.nn.ModuleDict(
+        {
+            "body": models.bodypose_model(),
+            "hand": models.handpose_model(),
+            "face": network_module("open_pose.face").FaceNet(),
+        }
+    )
+    for parameter in net.parameters():
+        if parameter.ndim == 4:
+            torch.nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+    with torch.no_grad():
+        fields, heat = net["body"].model6_1.Mconv7_stage6_L1, net["body"].model6_2.Mconv7_stage6_L2
+        fields.bias += 0.6
+        for last in (heat, net["hand"].model6.Mconv7_stage6, net["face"].Mconv7_stage6):
+            last.weight -= last.weight.mean((1, 2, 3), keepdim=True)
+    return lively(net, 1.0)
+
+
+def of_openpose(net: torch.nn.ModuleDict) -> dict[str, dict[str, torch.Tensor]]:
+    """What is in each of its files: of the first two without the names of their stages."""
+
+    def layers(part: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return {name.partition(".")[2]: value for name, value in part.state_dict().items()}
+
+    return {
+        "body_pose_model.pth": layers(net["body"]),
+        "hand_pose_model.pth": layers(net["hand"]),
+        "facenet.pth": net["face"].state_dict(),
+    }
+
+
 def of_several_devices(net: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {f"module.{name}": value for name, value in net.state_dict().items()}
 
@@ -174,6 +209,7 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     "depth_anything_small": depth_anything,
     "upernet": upernet,
     "sam": sam,
+    "openpose": openpose,
 }
 
 # What surrounds the weights in the published files.
@@ -183,16 +219,18 @@ WRAPPED: dict[str, Callable[[torch.nn.Module], Any]] = {
     "leres": lambda net: {"depth_model": of_several_devices(net), "shift_model": {}},
     "bae": lambda net: {"model": of_several_devices(net)},
     "zoe": lambda net: {"model": net.state_dict()},
+    "openpose": of_openpose,
 }
 
 
 def write(annotator: Annotator, net: torch.nn.Module, folder: Path) -> None:
-    """A network's weights as the annotator's file in a folder."""
-    (weight,) = annotator.weights
-    path = folder / weight.repository / weight.file
-    path.parent.mkdir(parents=True)
-    if path.suffix == ".safetensors":
-        net.save_pretrained(path.parent)
-        return
-    name = annotator.id.removesuffix("_scribble")
-    torch.save(WRAPPED.get(name, torch.nn.Module.state_dict)(net), path)
+    """A network's weights as the annotator's files in a folder."""
+    for weight in annotator.weights:
+        path = folder / weight.repository / weight.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".safetensors":
+            net.save_pretrained(path.parent)
+            continue
+        name = annotator.id.removesuffix("_scribble")
+        held = WRAPPED.get(name, torch.nn.Module.state_dict)(net)
+        torch.save(held if len(annotator.weights) == 1 else held[weight.file], path)

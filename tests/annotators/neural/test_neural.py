@@ -10,9 +10,12 @@ from published import NETWORKS, quietly, write
 from annotators import run, weights
 from annotators.table import ANNOTATORS
 
-# Regions that are any good are rare by random weights.
-VALUES = {"sam": {"points": 4, "quality": 0.0, "stability": 0.0}}
-SLOW = ("zoe",)
+# Regions that are any good are rare by random weights; hands and faces take many seconds each.
+VALUES = {
+    "sam": {"points": 4, "quality": 0.0, "stability": 0.0},
+    "openpose": {"hands": False, "face": False},
+}
+SLOW = ("zoe", "openpose")
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:

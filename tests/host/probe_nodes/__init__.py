@@ -1,12 +1,32 @@
-"""Test-only custom nodes: they look at what a run leaves behind and break runs at a chosen moment."""
+"""Test-only custom nodes: they look at what runs do and leave behind, and break runs at a chosen moment."""
 
+import gc
 import hashlib
+import json
 import time
+import weakref
 from pathlib import Path
 
 import comfy.model_management
+import comfy.samplers
+import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io
+
+# Rows of each forward pass of the control networks that are watched, since they were last reported.
+PASSES = []
+WATCHED = weakref.WeakSet()
+
+
+def held():
+    """What is alive in this process: computed steps that controls remember, and bytes of all tensors."""
+    gc.collect()
+    living = gc.get_objects()
+    anchors = [o for o in living if type(o).__name__ == "Anchor" and type(o).__module__.endswith(".reuse")]
+    # Asking the type, because some libraries' objects answer isinstance by importing what they stand for.
+    tensors = [o for o in living if issubclass(type(o), torch.Tensor) and o.device.type == "cpu"]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return {"anchors": len(anchors), "bytes": sum(storages.values())}
 
 
 class HashModel(io.ComfyNode):
@@ -44,7 +64,7 @@ class BreakModel(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Combo.Input("how", options=["raise", "wait"]),
                 io.Int.Input("step", default=1),
-                io.String.Input("marker", tooltip="File written when the moment has come."),
+                io.String.Input("marker", tooltip="File for what is held when the moment has come."),
             ],
             outputs=[io.Model.Output()],
         )
@@ -58,7 +78,7 @@ class BreakModel(io.ComfyNode):
             steps += 1
             if steps <= step:
                 return args["denoised"]
-            Path(marker).touch()
+            Path(marker).write_text(json.dumps(held()))
             if how == "raise":
                 raise RuntimeError("broken by the test")
             deadline = time.monotonic() + 120
@@ -90,9 +110,123 @@ class RandomConditioning(io.ComfyNode):
         return io.NodeOutput([[text, {"pooled_output": text[:, 0]}]])
 
 
+class WatchControl(io.ComfyNode):
+    """A CONTROL_NET of the pack, whose passes are reported."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            "HostProbeWatchControl",
+            category="tests",
+            inputs=[io.ControlNet.Input("control_net")],
+            outputs=[io.ControlNet.Output()],
+        )
+
+    @classmethod
+    def execute(cls, control_net):
+        net = control_net.network.net
+        if net not in WATCHED:
+            WATCHED.add(net)
+            net.register_forward_hook(lambda _net, inputs, _output: PASSES.append(inputs[0].shape[0]))
+        return io.NodeOutput(control_net)
+
+
+class Report(io.ComfyNode):
+    """The passes of the watched controls since the last report, and what is held now."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            "HostProbeReport",
+            category="tests",
+            inputs=[io.Latent.Input("after", optional=True)],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, after=None):
+        """Report anew in every run."""
+        return float("nan")
+
+    @classmethod
+    def execute(cls, after=None):
+        found = {"passes": list(PASSES), "held": [held()]}
+        PASSES.clear()
+        return io.NodeOutput(ui=found)
+
+
+class ApartGuider(io.ComfyNode):
+    """A guider that asks for the prompt's side and the negative's in calls of their own."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            "HostProbeApartGuider",
+            category="tests",
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Float.Input("cfg"),
+            ],
+            outputs=[io.Guider.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, positive, negative, cfg):
+        guider = Apart(model)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(cfg)
+        return io.NodeOutput(guider)
+
+
+class Apart(comfy.samplers.CFGGuider):
+    def predict_noise(self, x, timestep, model_options, seed=None):
+        def ask(*conds):
+            return comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)
+
+        (_, uncond), (cond, _) = ask(None, self.conds["negative"]), ask(self.conds["positive"], None)
+        return uncond + self.cfg * (cond - uncond)
+
+
+class PoseModel(io.ComfyNode):
+    """A MODEL that the host's SDPose nodes take for theirs, which sees one person in every picture."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            "HostProbePoseModel",
+            category="tests",
+            inputs=[
+                io.Model.Input("model"),
+                io.String.Input(
+                    "points",
+                    tooltip="JSON, [133][3]: x, y in shares of the picture, and score; in its order.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, points):
+        person = np.array(json.loads(points), np.float32)
+
+        class Head:
+            heatmap_size = (192, 256)
+
+            def __call__(self, features):
+                scaled = person[:, :2] * np.array(self.heatmap_size, np.float32) * 4
+                return [scaled], [person[:, 2]]
+
+        seeing = model.clone()
+        seeing.set_model_unet_function_wrapper(lambda apply, args: torch.zeros_like(args["input"]))
+        seeing.model.diffusion_model.heatmap_head = Head()
+        return io.NodeOutput(seeing)
+
+
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [HashModel, BreakModel, RandomConditioning]
+        return [HashModel, BreakModel, RandomConditioning, WatchControl, Report, ApartGuider, PoseModel]
 
 
 async def comfy_entrypoint():

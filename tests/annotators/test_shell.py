@@ -1,0 +1,288 @@
+"""The shell of the annotators: what `list` says, and what `run` leaves in a folder."""
+
+import json
+import re
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from annotators import files
+from annotators.__main__ import main
+from annotators.run import annotate
+from annotators.table import ANNOTATORS, find
+
+
+def picture(path, value=100, size=(12, 10)):
+    """A file with a square in it."""
+    pixels = np.zeros((*size, 3), np.uint8)
+    pixels[3:9, 2:8] = (value, 30, 60)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+    return path
+
+
+def hints(folder):
+    """The paths of the hints in a folder, and when each was written."""
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if _is_hint(p)}
+
+
+def _is_hint(path):
+    return path.is_file() and ".cnet" not in path.parts
+
+
+@pytest.fixture
+def folder(tmp_path):
+    picture(tmp_path / "in/a.png", 90)
+    picture(tmp_path / "in/sub/b.jpg", 160)
+    picture(tmp_path / "in/sub/deep/c.webp", 230)
+    (tmp_path / "in/sub/notes.txt").write_text("no picture")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("inputs", "made"),
+    [
+        (["in"], ["a.png", "sub/b.png", "sub/deep/c.png"]),
+        (["in/a.png", "in/sub/b.jpg"], ["a.png", "b.png"]),
+        (["in/sub/*.jpg"], ["b.png"]),
+        (["in/**/*.*"], ["a.png", "sub/b.png", "sub/deep/c.png"]),
+        (["in/s*"], None),
+        (["in/a.png", "in/sub"], ["a.png", "b.png", "deep/c.png"]),
+    ],
+)
+def test_files_folders_and_globs_keep_their_places(folder, monkeypatch, capsys, inputs, made):
+    monkeypatch.chdir(folder)
+    status = main(["run", "invert", *inputs, "out"])
+    if made is None:
+        assert status == 1 and f"{inputs[0]} names no picture" in capsys.readouterr().err
+        return
+    assert status == 0 and sorted(hints(folder / "out")) == made
+
+
+def test_a_hint_is_what_annotate_makes_of_the_file(folder):
+    words = ["--param", "low_threshold=20", "--param", "high_threshold=60", "--size", "24x16"]
+    assert (
+        main(["run", "canny", *words, "--resize", "fill", str(folder / "in/a.png"), str(folder / "out")]) == 0
+    )
+    values = {"low_threshold": 20, "high_threshold": 60}
+    expected = annotate(
+        find("canny"), files.read(folder / "in/a.png"), values, size=(16, 24), resize="fill"
+    ).image
+    assert expected.any() and torch.equal(files.read(folder / "out/a.png"), expected)
+
+
+def test_progress_is_shown_and_the_output_kept_free(folder, capsys):
+    assert main(["run", "invert", str(folder / "in"), str(folder / "out")]) == 0
+    said = capsys.readouterr()
+    assert said.out == "" and "3/3" in said.err and "picture" in said.err
+    assert main(["run", "invert", str(folder / "in"), str(folder / "out")]) == 0
+    assert "100%" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_where_it_ended(folder):
+    words = ["run", "blur", str(folder / "in"), str(folder / "out")]
+    assert main(words) == 0
+    first = hints(folder / "out")
+    assert main(words) == 0 and hints(folder / "out") == first
+    (folder / "out/a.png").unlink()
+    assert main(words) == 0
+    changed = {name for name, time in hints(folder / "out").items() if first[name] != time}
+    assert changed == {"a.png"}
+
+
+def test_changed_pictures_and_settings_are_annotated_again(folder):
+    words = ["run", "blur", str(folder / "in"), str(folder / "out")]
+    assert main(words) == 0
+    first = hints(folder / "out")
+    picture(folder / "in/a.png", 20, (14, 10))
+    assert main(words) == 0
+    second = hints(folder / "out")
+    assert {name for name in first if first[name] != second[name]} == {"a.png"}
+    assert main([*words, "--param", "sigma=2"]) == 0
+    third = hints(folder / "out")
+    assert all(third[name] != second[name] for name in second)
+
+
+def test_hints_that_ended_early_are_made_again(folder):
+    """What is not known to be whole, because its stamp is missing or of another file, is made anew."""
+    words = ["run", "blur", str(folder / "in"), str(folder / "out")]
+    assert main(words) == 0
+    whole = (folder / "out/a.png").read_bytes()
+    stamps = sorted((folder / "out").rglob("*.json"))
+    assert len(stamps) == 3
+    for damage in (lambda path: path.unlink(), lambda path: path.write_text("{")):
+        (folder / "out/a.png").write_bytes(b"half")
+        damage(folder / "out/.cnet/a.png.json")
+        assert main(words) == 0 and (folder / "out/a.png").read_bytes() == whole
+
+
+def test_a_folder_within_the_input_is_no_input(folder):
+    words = ["run", "invert", str(folder / "in"), str(folder / "in/hints")]
+    assert main(words) == 0 and main(words) == 0
+    assert sorted(hints(folder / "in/hints")) == ["a.png", "sub/b.png", "sub/deep/c.png"]
+
+
+def test_two_pictures_of_one_hint_are_refused(folder, capsys):
+    picture(folder / "in/a.jpg")
+    assert main(["run", "invert", str(folder / "in"), str(folder / "out")]) == 1
+    assert "would both become" in capsys.readouterr().err and not (folder / "out").exists()
+
+
+def test_one_bad_file_does_not_end_a_run(folder, capsys):
+    (folder / "in/bad.png").write_bytes(b"no picture")
+    words = ["run", "invert", str(folder / "in"), str(folder / "out")]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "bad.png: the file is no picture" in said and "1 of 4 pictures" in said
+    first = hints(folder / "out")
+    assert len(first) == 3
+    picture(folder / "in/bad.png")
+    assert main(words) == 0
+    assert hints(folder / "out").items() > first.items()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["no_such", "in", "out"], "there is no annotator 'no_such'"),
+        (["canny", "in", "out", "--param", "low=3"], "no parameter 'low'; it has low_threshold"),
+        (["invert", "in", "out", "--param", "low=3"], "it has none"),
+        (["canny", "in", "out", "--param", "low_threshold=many"], "expected a whole number"),
+        (["canny", "in", "out", "--param", "low_threshold=1e3"], "expected a whole number"),
+        (["canny", "in", "out", "--param", "low_threshold=-1"], "from 0 to 1000"),
+        (["canny", "in", "out", "--param", "low_threshold"], "expected a whole number"),
+        (["canny", "in", "out", "--param", "thresholds=some"], "choose one of fixed, automatic"),
+        (["blur", "in", "out", "--param", "sigma=nan"], "expected a number"),
+        (["blur", "in", "out", "--param", "sigma=1000"], "from 0.1 to 128"),
+        (["canny", "in", "out", "--param", "low_threshold=300"], "low threshold 300.* above the high one"),
+        (["blur", "in", "out", "--resolution", "0"], "resolution is 0"),
+        (["blur", "in", "out", "--size", "0x8"], "sides begin at 1 pixel"),
+        (["blur", "nowhere", "out"], "nowhere names no picture"),
+        (["hed", "in", "out"], "fetch hed"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line_and_nothing_is_left(folder, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CNET_ANNOTATORS", str(folder / "weights"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder / "hub"))
+    assert main(["run", *words]) == 1
+    error = capsys.readouterr().err
+    assert re.search(said, error) and "Traceback" not in error
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["--size", "16"], ["--resize", "bend"], ["--dtype", "int8"], ["--workers", "9"]]
+)
+def test_words_that_are_no_options_end_with_the_usage(folder, capsys, words):
+    with pytest.raises(SystemExit):
+        main(["run", "blur", *words, str(folder / "in"), str(folder / "out")])
+    assert words[1] in capsys.readouterr().err
+
+
+def test_a_file_has_its_own_chances_whatever_else_is_annotated(folder):
+    picture(folder / "in/sub/d.png", 40)
+    main(["run", "shuffle", "--param", "scale=8", str(folder / "in/sub"), str(folder / "all")])
+    main(["run", "shuffle", "--param", "scale=8", str(folder / "in/sub/d.png"), str(folder / "alone")])
+    main(
+        [
+            "run",
+            "shuffle",
+            "--param",
+            "scale=8",
+            "--seed",
+            "1",
+            str(folder / "in/sub/d.png"),
+            str(folder / "other"),
+        ]
+    )
+    one, same, other = (files.read(folder / name / "d.png") for name in ("all", "alone", "other"))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_extras_are_written_beside_the_hint(folder):
+    words = ["--extras", "--param", "min_length=3", str(folder / "in/a.png"), str(folder / "out")]
+    assert main(["run", "lsd_lines", *words]) == 0
+    lines = json.loads((folder / "out/a.lines.json").read_text())
+    assert all(len(line) == 4 for line in lines)
+    assert main(["run", "ade20k_colours", "--extras", str(folder / "in/a.png"), str(folder / "seg")]) == 0
+    labels = np.load(folder / "seg/a.labels.npy")
+    assert labels.shape == (12, 10) and labels.dtype == np.int64
+
+
+def test_sixteen_bits_opacity_and_the_cameras_turn_are_read(tmp_path):
+    deep = np.full((9, 8), 40000, np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    assert torch.allclose(files.read(tmp_path / "deep.png"), torch.tensor(40000 / 65535))
+    clear = np.zeros((4, 6, 4), np.uint8)
+    clear[..., 2], clear[:, :3, 3] = 255, 255
+    cv2.imwrite(str(tmp_path / "clear.png"), clear)
+    assert main(["run", "invert", str(tmp_path / "clear.png"), str(tmp_path / "out")]) == 0
+    made = files.read(tmp_path / "out/clear.png")
+    assert made[0, 0, 0].tolist() == [0, 1, 1] and made[0, 0, 5].tolist() == [1, 1, 1]
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (8, 4), "red").save(tmp_path / "turned.jpg", exif=exif)
+    assert files.read(tmp_path / "turned.jpg").shape == (1, 8, 4, 3)
+
+
+def test_the_list_says_what_there_is(capsys):
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    for annotator in ANNOTATORS.values():
+        assert f"{annotator.id}: {annotator.condition}" in said
+    assert "low_threshold=100" in said and "hed: soft edge (weights)." in said
+
+
+def test_the_list_for_programs_says_all_that_a_program_needs(capsys):
+    assert main(["list", "--json"]) == 0
+    listed = {one["id"]: one for one in json.loads(capsys.readouterr().out)}
+    assert list(listed) == list(ANNOTATORS)
+    assert listed["canny"]["parameters"][0] | {"tooltip": ""} == {
+        "type": "int", "name": "low_threshold", "default": 100, "minimum": 0, "maximum": 1000, "tooltip": "",
+        "advanced": False,
+    }  # fmt: skip
+    assert listed["hed"]["weights"][0]["repository"] == "lllyasviel/Annotators"
+    assert {"condition", "kind", "convention", "suits"} <= listed["bae"].keys()
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """Ray, which ends with the tests whatever they do."""
+    ray = pytest.importorskip("ray")
+    yield ray
+    ray.shutdown()
+
+
+def test_a_local_ray_cluster_makes_the_same_hints(folder, capsys, ray):
+    (folder / "in/bad.png").write_bytes(b"no picture")
+    words = ["shuffle", "--param", "scale=8", str(folder / "in")]
+    assert main(["run", *words, str(folder / "here")]) == 1
+    capsys.readouterr()
+    assert main(["run", *words, "--workers", "ray", str(folder / "spread")]) == 1
+    said = capsys.readouterr().err
+    assert "bad.png: the file is no picture" in said and "4/4" in said
+    assert hints(folder / "here").keys() == hints(folder / "spread").keys()
+    for name in hints(folder / "here"):
+        assert (folder / "here" / name).read_bytes() == (folder / "spread" / name).read_bytes()
+    first = hints(folder / "spread")
+    assert main(["run", *words, "--workers", "ray", str(folder / "spread")]) == 1
+    assert hints(folder / "spread") == first and not ray.is_initialized()
+
+
+def test_what_is_wrong_with_the_settings_is_said_by_a_cluster_too(folder, capsys, ray):
+    words = ["canny", "--param", "low_threshold=300", str(folder / "in"), str(folder / "out")]
+    assert main(["run", *words, "--workers", "ray"]) == 1
+    said = capsys.readouterr().err
+    assert "low threshold 300" in said and "Traceback" not in said
+
+
+def test_without_ray_the_mend_is_named(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["run", "invert", str(folder / "in"), str(folder / "out"), "--workers", "ray"]) == 1
+    assert "python -m pip install ray" in capsys.readouterr().err

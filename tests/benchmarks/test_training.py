@@ -1,0 +1,25 @@
+"""The benchmark of a training step at its smallest: that all compute the same, and what it reports."""
+
+import argparse
+import json
+
+import pytest
+
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+
+
+def test_ours_the_scripts_and_the_bare_step(tmp_path):
+    from benchmarks.training import figures, table
+
+    options = argparse.Namespace(base="tiny", size=64, batch=2, rounds=2, clock="cpu")
+    report = figures(options)
+    assert report["difference_of_losses"] < 1e-5
+    names = {"ours", "diffusers", "bare UNet"}
+    assert report["seconds"].keys() == report["memory_bytes"].keys() == names
+    assert all(len(rounds) == 2 for rounds in report["seconds"].values())
+    held = {name: own["held"] for name, own in report["memory_bytes"].items()}
+    # The script holds its encoders too, and the bare UNet moments of all its own weights.
+    assert held["ours"] < held["diffusers"] and held["ours"] < held["bare UNet"]
+    assert json.loads(json.dumps(report)) == report
+    assert all(f"| {name} |" in table(report) for name in names)

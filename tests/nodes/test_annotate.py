@@ -1,0 +1,130 @@
+"""The annotators' nodes: Annotate with any of them, a node of each, Fit Hint and Preview Hint."""
+
+import json
+
+import pytest
+import torch
+
+from minihost import shims
+from minihost.errors import NodeError
+from minihost.graph import Executor
+
+SCENE = {"class_type": "CNetExampleImage", "inputs": {"name": "scene.png"}}
+LATENT = {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 48, "batch_size": 1}}
+# As in an annotator's own node, but for canny, whose low threshold is another.
+CHOICES = [
+    ("CNetCanny", {"annotator": "canny", "annotator.low_threshold": 50}),
+    ("CNetSoftEdges", {"annotator": "soft_edges"}),
+    ("CNetShuffle", {"annotator": "shuffle", "annotator.seed": 3}),
+]
+
+
+@pytest.fixture
+def run(nodes, tmp_path):
+    """Run nodes beside "scene" (128 x 128) and "latent" (64 x 48); each result is seen by Preview Hint."""
+    for kind in ("input", "output", "temp"):
+        (tmp_path / kind).mkdir()
+        shims.folder_paths.set_directory(kind, tmp_path / kind)
+
+    def run(node: str, see: int = 0, **inputs):
+        prompt = {
+            "scene": SCENE,
+            "latent": LATENT,
+            "it": {"class_type": node, "inputs": inputs},
+            "see": {"class_type": "CNetPreviewHint", "inputs": {"image": ["scene", 0], "hint": ["it", see]}},
+        }
+        executor = Executor(nodes)
+        executor.run(prompt)
+        (done,) = [done for key, done in executor.cache.items() if key[0] == node]
+        return [slot[0] for slot in done.slots]
+
+    return run
+
+
+@pytest.fixture
+def scene(nodes):
+    return nodes["CNetExampleImage"].execute("scene.png").args[0]
+
+
+@pytest.mark.parametrize(("node", "choice"), CHOICES, ids=lambda one: one if isinstance(one, str) else "")
+def test_annotate_gives_what_the_annotators_own_node_gives(run, node, choice):
+    own = {name.removeprefix("annotator."): value for name, value in choice.items() if "." in name}
+    assert torch.equal(
+        run("CNetAnnotate", image=["scene", 0], **choice)[0], run(node, image=["scene", 0], **own)[0]
+    )
+
+
+def test_a_hint_is_as_large_as_what_is_sampled(run):
+    of_latent = {"size": "of a latent", "size.latent": ["latent", 0]}
+    hint = run("CNetCanny", image=["scene", 0], **of_latent)[0]
+    assert hint.shape == (1, 48, 64, 3) and set(hint.unique().tolist()) == {0, 1}
+    stretched = {
+        "size": "width and height",
+        "size.width": 40,
+        "size.height": 88,
+        "size.resize_mode": "stretch",
+    }
+    assert run("CNetAnnotate", image=["scene", 0], annotator="tile", **stretched)[0].shape == (1, 88, 40, 3)
+
+
+def test_what_an_annotator_makes_beside_the_hint(run, call, scene):
+    lines = json.loads(run("CNetAnnotate", image=["scene", 0], annotator="lsd_lines")[4])
+    (own, one) = call("CNetLsdLines", image=scene)
+    assert own.shape == scene.shape and lines == json.loads(one)
+    assert len(lines) == 1 and all(len(line) == 4 for line in lines[0])
+    grey = call("CNetAde20kColours", image=torch.full((1, 4, 4, 3), 12 / 255), read_as="labels")[1]
+    assert (grey * 255).round().eq(12).all()
+
+
+def test_what_an_annotator_does_not_make_goes_nowhere(run):
+    with pytest.raises(NodeError, match="canny makes no depth; choose an annotator that does"):
+        run("CNetAnnotate", see=1, image=["scene", 0], annotator="canny")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"low_threshold": 300}, "the low threshold 300 is above the high one 200"),
+        ({"high_threshold": 5000}, "5000"),
+        ({"thresholds": "best"}, "best"),
+        ({"size": "width and height", "size.width": 0, "size.height": 5}, "0"),
+    ],
+    ids=lambda one: "" if isinstance(one, str) else next(iter(one)),
+)
+def test_wrong_settings_are_refused_at_the_node(run, inputs, message):
+    with pytest.raises(Exception, match=message):
+        run("CNetCanny", image=["scene", 0], **inputs)
+
+
+def test_weights_that_are_missing_are_named_with_the_command_that_fetches_them(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(NodeError) as raised:
+        run("CNetHed", image=["scene", 0])
+    for word in (
+        "lllyasviel/Annotators",
+        "ControlNetHED.pth",
+        "controlnet_annotators",
+        "annotators fetch hed",
+    ):
+        assert word in str(raised.value)
+
+
+def test_a_fitted_hint_stays_what_it_is(call):
+    areas = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])[(torch.arange(16) // 5 % 2)].expand(1, 16, 16, 3)
+    size = {"size": "width and height", "width": 7, "height": 29, "resize_mode": "crop"}
+    made = call("CNetFitHint", hint=areas, size=size, kind="areas")
+    assert made.shape == (1, 29, 7, 3)
+    assert {tuple(colour) for colour in made.reshape(-1, 3).tolist()} <= {(1, 0, 0), (0, 0, 1)}
+    lines = torch.zeros(1, 64, 64, 3)
+    lines[:, 31] = 1
+    small = call("CNetFitHint", hint=lines, size={**size, "width": 16, "height": 16})
+    assert small[0, :, :, 0].sum(0).eq(1).all()
+
+
+def test_a_preview_shows_hint_and_picture(call, scene):
+    hint = torch.zeros(1, 64, 64, 3)
+    hint[:, :32] = 1
+    over = call("CNetPreviewHint", image=scene, hint=hint, layout="overlay", opacity=1.0)
+    assert torch.equal(over[:, 64:], scene[:, 64:]) and over[:, :64].eq(1).all()
+    beside = call("CNetPreviewHint", image=scene, hint=hint, layout="side by side")
+    assert beside.shape == (1, 128, 256, 3) and torch.equal(beside[:, :, :128], scene)
