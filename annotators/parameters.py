@@ -24,7 +24,7 @@ class Int:
 
     def check(self, value: Any) -> int:
         """The value as an int. Raises ParameterError if it is none, or outside the range."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
             raise ParameterError(f"{self.name} is {value!r}; expected a whole number.")
         return int(_within(self, value))
 
