@@ -25,8 +25,8 @@ METHODS: dict[str, int] = {"exact": 0, "hold": 0, "predicted": 2}
 SPACINGS: dict[str, float | None] = {"uniform": 1.0, "dense early": 1.1, "adaptive": None}
 # A parabola through anchors overshoots: at most so much of what it adds to the straight line is taken.
 DAMPING = 0.6
-# The numbers below and those of SPACINGS were chosen in trials on six to eight scenes; benchmarks.reuse has yet to
-# confirm them.
+# The numbers below and those of SPACINGS were chosen in trials on six to eight scenes; benchmarks.reuse has
+# yet to confirm them.
 # So much more of the straight line is taken than was right at the anchors, which are farther ahead.
 _NEARER = 0.1
 # How steady residuals must be for any, and for all of that of the parabola.
