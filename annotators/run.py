@@ -11,12 +11,8 @@ from torch import Tensor
 from . import fit
 from .errors import AnnotatorError, ParameterError
 from .fit import Mode, Size
+from .networks import PIXELS, pixels_at_once
 from .registry import Annotation, Annotator
-
-# Pixels that go through an annotator at once: about 16 pictures of 512 x 512 where a GPU is filled by it or
-# nothing is held for long. A network on a CPU is fastest with one: what it computes stays in the caches.
-_PIXELS = 2**22
-_PIXELS_OF_A_NETWORK_ON_A_CPU = 2**16
 
 
 @dataclass
@@ -125,8 +121,8 @@ def _device_of(net: torch.nn.Module | None) -> torch.device:
 def _chunk(annotator: Annotator, size: Size, device: torch.device) -> int:
     if not annotator.batchable:
         return 1
-    small = annotator.build is not None and device.type == "cpu"
-    return max(1, (_PIXELS_OF_A_NETWORK_ON_A_CPU if small else _PIXELS) // (size[0] * size[1]))
+    pixels = PIXELS if annotator.build is None else pixels_at_once(device)
+    return max(1, pixels // (size[0] * size[1]))
 
 
 def _prepared(images: Tensor, opaque: bool = False) -> Tensor:

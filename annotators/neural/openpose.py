@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import weights
 from ..errors import ParameterError
 from ..fit import Size
-from ..networks import network_module
+from ..networks import network_module, pixels_at_once
 from ..parameters import Bool
 from ..pixels import as_bytes
 from ..pose.boxes import Box, face_boxes, hand_boxes
@@ -48,10 +48,6 @@ _HAND_SIDES = (184, 368, 552, 736)
 _HAND_MAP = 128
 _FACE_SIDE = 384
 _PART = 0.05
-
-# Pixels of crops that go through a network at once: as in annotators.run.
-_PIXELS = 2**22
-_PIXELS_ON_A_CPU = 2**16
 
 
 class OpenPose(torch.nn.Module):
@@ -209,8 +205,7 @@ def _points(points: np.ndarray, side: int, wanted: int) -> np.ndarray:
 
 def _answers(crops: Sequence[np.ndarray], side: int, net: torch.nn.Module) -> Iterator[Tensor]:
     """What a network finds in each of some crops, which it sees with this side: maps [C,h,w]."""
-    pixels = _PIXELS_ON_A_CPU if next(net.parameters()).device.type == "cpu" else _PIXELS
-    count = max(1, pixels // side**2)
+    count = max(1, pixels_at_once(next(net.parameters()).device) // side**2)
     for start in range(0, len(crops), count):
         given = [_resized(crop, (side, side)) for crop in crops[start : start + count]]
         answer = ask(net, _given(given, net))
