@@ -23,9 +23,8 @@ def normals(
     """Normals of depth maps [B,3,H,W] (grey, near is white), as n / 2 + 1/2.
 
     axes: see the annotator's convention. strength: white is nearer than black by so many times the short
-    side. smooth: blur of the depth in pixels. background: what is farther
-    than this (0 farthest, 1 nearest) faces the viewer. The steps of 8 bits, which would be terraces, are
-    smoothed in any case.
+    side. smooth: blur of the depth in pixels. background: what is farther than this (0 farthest, 1 nearest)
+    faces the viewer. The steps of 8 bits, which would be terraces, are smoothed in any case.
     """
     made = []
     for depth in pictures.detach().cpu().float().mean(1).numpy():
