@@ -23,11 +23,16 @@ from ..cnet_core.training.shards import checksum
 from ..cnet_core.training.source import CachedSource
 from ..cnet_core.training.start import trainable
 from ..cnet_core.training.state import States
+from ..cnet_core.training.step import PRECISIONS, Precision
 from . import host
 from .train_data import CacheType
 from .train_settings import memory_input, rare_inputs, sentence, settings_of, stated
 
-SAVED_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+def _seed_input(tooltip: str, **rest: bool) -> io.Input:
+    # Else the frontend draws another one after each run, which would be another training.
+    fixed = {"control_after_generate": False}
+    return io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip=tooltip, **fixed, **rest)
 
 
 class ControlNetFromModel(io.ComfyNode):
@@ -44,15 +49,10 @@ class ControlNetFromModel(io.ComfyNode):
             search_aliases=["new controlnet", "create controlnet", "train controlnet", "zero convolution"],
             inputs=[
                 io.Model.Input("model", tooltip="SD1.5, SD2.x or SDXL, with its LoRAs. It is not changed."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=False,
+                _seed_input(
+                    "Draws the weights of the hint encoder, which the model has no copy of.",
                     optional=True,
                     advanced=True,
-                    tooltip="Draws the weights of the hint encoder, which the model has no copy of.",
                 ),
             ],
             outputs=[
@@ -100,15 +100,7 @@ class TrainControlNet(io.ComfyNode):
                     step=1e-7,
                     tooltip="How far each step goes: 1e-5 for a ControlNet, ten times as much for a rank.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    # Else the frontend draws another one after each run, which would be another training.
-                    control_after_generate=False,
-                    tooltip=sentence("seed"),
-                ),
+                _seed_input(sentence("seed")),
                 io.String.Input(
                     "folder",
                     default="training/controlnet",
@@ -206,9 +198,8 @@ def _train(
     """What was said before it began, and the file with the trained network."""
     config, device = host.training_config(model), model.load_device
     source = CachedSource(cache, config, host.latent_scale(model), net.hint_channels)
-    largest = max(cache.manifest.examples, key=lambda example: example.width * example.height)
-    size = largest.height, largest.width
-    settings, needed = settings_of(memory, config, size, net.hint_widths, device.type == "cpu", **values)
+    size, on_cpu = cache.manifest.largest, device.type == "cpu"
+    settings, needed = settings_of(memory, config, size, net.hint_widths, on_cpu, **values)
     settings = replace(settings, prediction=host.prediction_of(model))
     said = stated(memory, settings, needed)
     progress.say(said)
@@ -260,7 +251,7 @@ class SaveControlNet(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=list(SAVED_DTYPES),
+                    options=list(PRECISIONS),
                     default="fp16",
                     optional=True,
                     tooltip="Of the weights: fp32 is as they were trained, and twice as large.",
@@ -279,7 +270,7 @@ class SaveControlNet(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, control_net: Any, filename_prefix: str, precision: str = "fp16", format: Any = "ldm"
+        cls, control_net: Any, filename_prefix: str, precision: Precision = "fp16", format: Any = "ldm"
     ) -> io.NodeOutput:
         net, trained = _network(control_net), control_net.network.trained
         tensors, metadata = net.state_dict(), {}
@@ -288,5 +279,5 @@ class SaveControlNet(io.ComfyNode):
             # Low ranks too are saved as they were trained.
             tensors, metadata = dict(file.tensors), dict(file.metadata)
         path = host.new_controlnet(filename_prefix, ".safetensors" if format == "ldm" else "")
-        save_result(net, tensors, path, metadata, format, SAVED_DTYPES[precision])
+        save_result(net, tensors, path, metadata, format, PRECISIONS[precision])
         return io.NodeOutput(ui=ui.PreviewText(f"Saved as {path}"))

@@ -104,6 +104,12 @@ class Manifest:
         keys = [[e.name, e.latent, e.hint, e.text] for e in self.examples]
         return hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Height and width of the largest pictures, which take the most memory."""
+        example = max(self.examples, key=lambda example: example.width * example.height)
+        return example.height, example.width
+
 
 class Cache:
     """A complete cache in a folder, for reading."""

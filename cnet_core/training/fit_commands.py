@@ -117,8 +117,7 @@ def _with_preset(plan: Plan, settings: Settings, config: UNetConfig, cache: Cach
     """What a card's memory allows, and what was said; says what it takes."""
     if not cuda:
         raise TrainingError("memory says how large the graphics card is, but there is none; leave it out.")
-    largest = max(cache.manifest.examples, key=lambda example: example.width * example.height)
-    size = (largest.height, largest.width)
+    size = cache.manifest.largest
     settings = plan.settled(asdict(preset(f"{plan.memory} GB", config, settings, *size)[0]))
     print(f"memory: {estimate(config, settings, *size)}", file=sys.stderr)
     return settings

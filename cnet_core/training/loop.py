@@ -22,6 +22,11 @@ from .state import State, States, check_writable, writing
 STATES, PROBES, CURVES, HISTORY = "states", "probes", "curves.png", "history.json"
 
 
+def probe_file(folder: Path, step: int) -> Path:
+    """The picture of the probes of a step, in a training's folder; by name they are in the order of steps."""
+    return folder / PROBES / f"step-{step:08}.png"
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """What a training says after a step.
@@ -201,7 +206,7 @@ class _Run:
             self.learner.swapped()
             self.learner.whole = True
         self.history.fidelity.append((self.learner.step, probe.fidelity))
-        _write_picture(self.folder / PROBES / f"step-{self.learner.step:08}.png", probe.sheet())
+        _write_picture(probe_file(self.folder, self.learner.step), probe.sheet())
         return probe
 
     def save(self) -> Path | None:

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import TrainingError
-from .loop import PROBES, Report
+from .loop import Report, probe_file
 
 
 class Progress:
@@ -33,7 +33,7 @@ class Progress:
             if not self.tells:
                 self.say(_line(report))
         if report.probe is not None:
-            picture = self.folder / PROBES / f"step-{report.step:08}.png"
+            picture = probe_file(self.folder, report.step)
             self.say(f"step {report.step}: fidelity {report.probe.fidelity:.3f}, {picture}")
         if self.log is not None:
             self.log.add(report)
