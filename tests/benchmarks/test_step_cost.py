@@ -18,6 +18,16 @@ from cnet_core.control.reuse import ECONOMIES
 from minihost import shims
 
 REPO = Path(__file__).resolve().parents[2]
+# What both of the measurements within this process have in common.
+SMALL = {
+    "size": 64,
+    "networks": 1,
+    "rounds": 1,
+    "steps": 1,
+    "clock": "wall",
+    "comfyui": None,
+    "host_args": [],
+}
 
 
 def test_runs_without_comfyui(tmp_path):
@@ -49,18 +59,7 @@ def test_runs_without_comfyui(tmp_path):
 
 def test_sdxls_topology(tmp_path):
     """With a vector condition, which all take as it is."""
-    settings = {
-        "base": "tiny-sdxl",
-        "size": 64,
-        "measures": ["steps"],
-        "controls": [0, 2],
-        "networks": 1,
-        "rounds": 1,
-        "steps": 1,
-        "clock": "wall",
-        "comfyui": None,
-        "host_args": [],
-    }
+    settings = {**SMALL, "base": "tiny-sdxl", "measures": ["steps"], "controls": [0, 2]}
     with torch.inference_mode():
         raw = figures(settings, tmp_path)
     shims.folder_paths.folder_names_and_paths["controlnet"][0].remove(str(tmp_path))
@@ -71,18 +70,7 @@ def test_sdxls_topology(tmp_path):
 
 def test_the_cost_of_economised_controls(tmp_path):
     """Each phase of a run is timed once a round."""
-    settings = {
-        "base": "tiny",
-        "size": 64,
-        "measures": ["economy"],
-        "controls": [0, 1],
-        "networks": 1,
-        "rounds": 2,
-        "steps": 1,
-        "clock": "wall",
-        "comfyui": None,
-        "host_args": [],
-    }
+    settings = {**SMALL, "base": "tiny", "measures": ["economy"], "controls": [0, 1], "rounds": 2}
     with torch.inference_mode():
         raw = figures(settings, tmp_path)
     shims.folder_paths.folder_names_and_paths["controlnet"][0].remove(str(tmp_path))

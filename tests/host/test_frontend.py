@@ -107,6 +107,26 @@ def screenshot(page: Page, host: Host, name: str) -> None:
         page.screenshot(path=Path(folder) / f"{name}-{host_label(host.root)}.png")
 
 
+def run_to_the_end(page: Page, timeout: float) -> tuple[str, dict[str, Any]]:
+    """Press Run; how it ended and what the frontend was told of it, after at most so many milliseconds."""
+    page.evaluate(WATCH_RUN)
+    page.get_by_role("button", name="Run", exact=True).first.click()
+    page.wait_for_function("() => window.cnetRun", timeout=timeout)
+    kind, detail = page.evaluate("() => window.cnetRun")
+    return kind, detail
+
+
+def run_until_shown(page: Page, node_type: str) -> None:
+    """Press Run, and wait until a node of this type shows pictures."""
+    kind, detail = run_to_the_end(page, 180_000)
+    assert kind == "execution_success", detail
+    page.wait_for_function(
+        "type => window.app.graph.nodes.some(n => n.type === type && n.imgs?.length)",
+        arg=node_type,
+        timeout=30_000,
+    )
+
+
 def without_titles(prompt: dict[str, Any]) -> dict[str, Any]:
     """An API prompt without `_meta`: the frontend takes core nodes' titles from its own translations."""
     return {
@@ -130,14 +150,7 @@ def test_workflow_opens_converts_and_runs(
     theirs = page.evaluate("async () => (await window.app.graphToPrompt()).output")
     assert without_titles(theirs) == without_titles(api_prompt(name))
 
-    page.evaluate(WATCH_RUN)
-    page.get_by_role("button", name="Run", exact=True).first.click()
-    page.wait_for_function("() => window.cnetRun", timeout=180_000)
-    kind, detail = page.evaluate("() => window.cnetRun")
-    assert kind == "execution_success", detail
-    page.wait_for_function(
-        "() => window.app.graph.nodes.some(n => n.type === 'SaveImage' && n.imgs?.length)", timeout=30_000
-    )
+    run_until_shown(page, "SaveImage")
     page.wait_for_timeout(500)
     screenshot(page, host, f"{name}-run")
     shown = [tuple(shape) for node, *shape in page.evaluate(PICTURES) if node == "SaveImage"]
@@ -180,14 +193,7 @@ def test_the_settings_of_annotate_follow_its_choice(page: Page, host: Host, comp
     page.evaluate(CHOOSE, ["CNetAnnotate", "size", "as the image"])
     assert "size.latent" not in inputs()
     screenshot(page, host, "annotate-soft-edges")
-    page.evaluate(WATCH_RUN)
-    page.get_by_role("button", name="Run", exact=True).first.click()
-    page.wait_for_function("() => window.cnetRun", timeout=180_000)
-    kind, detail = page.evaluate("() => window.cnetRun")
-    assert kind == "execution_success", detail
-    page.wait_for_function(
-        "() => window.app.graph.nodes.some(n => n.type === 'CNetAnnotate' && n.imgs?.length)", timeout=30_000
-    )
+    run_until_shown(page, "CNetAnnotate")
     assert [384, 384] in [shape for node, *shape in page.evaluate(PICTURES) if node == "CNetAnnotate"]
     assert complaints == []
 
@@ -203,10 +209,7 @@ def test_an_error_is_shown_in_the_frontends_dialog(page: Page, host: Host) -> No
     loader["widgets_values"][0] = "frontend_wrong.safetensors"
     page.evaluate(LOAD, workflow)
     page.wait_for_timeout(1500)
-    page.evaluate(WATCH_RUN)
-    page.get_by_role("button", name="Run", exact=True).first.click()
-    page.wait_for_function("() => window.cnetRun", timeout=60_000)
-    kind, detail = page.evaluate("() => window.cnetRun")
+    kind, detail = run_to_the_end(page, 60_000)
     assert kind == "execution_error"
     assert "frontend_wrong.safetensors" in detail["exception_message"]
     # Newer frontends name the node first and the reason behind a button.
