@@ -90,21 +90,24 @@ def all_inputs(table: InputTable, values: Mapping[str, Any], prefix: str = "") -
 
 
 def nest(table: InputTable, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by full name as execute() takes them: an Autogrow's or a DynamicCombo's in one dict."""
+    """Values by full name as execute() takes them: an Autogrow's or a DynamicCombo's in one dict.
+
+    As in the host, an input of a DynamicCombo's choice that is left out is None there.
+    """
     nested: dict[str, Any] = {}
 
-    def place(spec: Spec, into: dict[str, Any]) -> None:
+    def place(spec: Spec, into: dict[str, Any], chosen: bool = False) -> None:
         own = spec.name.rpartition(".")[2]
         if spec.io_type == Autogrow.io_type:
             inner = into.setdefault(own, {})
         elif spec.io_type == DynamicCombo.io_type and spec.name in values:
             inner = into.setdefault(own, {own: values[spec.name]})
         else:
-            if spec.name in values:
-                into[own] = values[spec.name]
+            if chosen or spec.name in values:
+                into[own] = values.get(spec.name)
             return
         for part in unfold(spec, values.get(spec.name)):
-            place(part, inner)
+            place(part, inner, spec.io_type == DynamicCombo.io_type)
 
     for spec in rows(table):
         place(spec, nested)

@@ -12,6 +12,7 @@ from ..annotators.run import Hints, annotate
 from ..annotators.table import ANNOTATORS, find
 from . import host
 from .hints import SHOWN
+from .inputs import chosen
 from .sizes import size_input, size_of
 
 PoseType = io.Custom("POSE_KEYPOINT")
@@ -208,15 +209,13 @@ class Annotate(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, annotator: dict, size=None, resolution=0) -> io.NodeOutput:
-        own = dict(annotator)
-        chosen = find(own.pop("annotator"))
-        hints = _hints(chosen, image, size, resolution, **own)
+        own = chosen(annotator)
+        one = find(own.pop("annotator"))
+        hints = _hints(one, image, size, resolution, **own)
         raw = [
             _raw(hints, name)
-            if name in chosen.makes
-            else host.blocked(
-                f"{chosen.id} makes no {name}; choose an annotator that does, or disconnect it."
-            )
+            if name in one.makes
+            else host.blocked(f"{one.id} makes no {name}; choose an annotator that does, or disconnect it.")
             for name in RAW
         ]
         return io.NodeOutput(hints.image, *raw, ui=_shown(hints))

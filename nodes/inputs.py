@@ -1,5 +1,6 @@
 """Inputs that several nodes share, so that they look and read the same everywhere."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -16,6 +17,11 @@ from . import host
 ScheduleType = io.Custom("CNET_SCHEDULE")
 BlocksType = io.Custom("CNET_BLOCKS")
 ReuseType = io.Custom("CNET_REUSE")
+
+
+def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a DynamicCombo holds, without what was left out, for which the host gives None."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def strength_input(name: str, tooltip: str, default: float = 1.0, **options: Any) -> io.Input:

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..annotators.errors import AnnotatorError
 from ..annotators.fit import MODES, Mode, Size
+from .inputs import chosen
 
 AS_IT_IS = "as the image"
 GIVEN, OF_LATENT, OF_IMAGE = "width and height", "of a latent", "of an image"
@@ -58,7 +59,7 @@ def size_of(choice: dict[str, Any] | None) -> tuple[Size | None, Mode]:
 
     Raises AnnotatorError for a latent that is none.
     """
-    choice = choice or {"size": AS_IT_IS}
+    choice = chosen(choice or {"size": AS_IT_IS})
     mode: Mode = choice.get("resize_mode", "crop")
     if choice["size"] == AS_IT_IS:
         return None, mode
@@ -66,7 +67,7 @@ def size_of(choice: dict[str, Any] | None) -> tuple[Size | None, Mode]:
         return (choice["height"], choice["width"]), mode
     if choice["size"] == OF_IMAGE:
         return (choice["like"].shape[1], choice["like"].shape[2]), mode
-    latent = choice["latent"]
+    latent = choice.get("latent")
     samples = latent.get("samples") if isinstance(latent, dict) else None
     if samples is None or samples.ndim < 4:
         raise AnnotatorError("latent holds no picture's latent; connect the one that goes to the sampler.")

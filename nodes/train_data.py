@@ -19,6 +19,7 @@ from ..cnet_core.training.pictures import HintKind
 from ..cnet_core.training.validate import contact_sheet, spread_over, validate
 from . import host
 from .annotate import own_inputs
+from .inputs import chosen
 
 DatasetType = io.Custom("CNET_DATASET")
 CacheType = io.Custom("CNET_CACHE")
@@ -138,7 +139,7 @@ class TrainingData(io.ComfyNode):
         mirror: bool = False,
         skip_broken: bool = False,
     ) -> io.NodeOutput:
-        own = dict(hints)
+        own = chosen(hints)
         annotator = None if own["hints"] == AS_GIVEN else find(own["hints"])
         maker = None if annotator is None else _maker(annotator, own)
         preparation = Preparation(resolution, _MULTIPLE, _kind(hint_kind, annotator), mirror)
