@@ -67,7 +67,7 @@ def size_of(choice: dict[str, Any] | None) -> tuple[Size | None, Mode]:
         return (choice["height"], choice["width"]), mode
     if choice["size"] == OF_IMAGE:
         return (choice["like"].shape[1], choice["like"].shape[2]), mode
-    latent = choice.get("latent")
+    latent: Any = choice.get("latent")
     samples = latent.get("samples") if isinstance(latent, dict) else None
     if samples is None or samples.ndim < 4:
         raise AnnotatorError("latent holds no picture's latent; connect the one that goes to the sampler.")
