@@ -172,7 +172,7 @@ def compare_lllite(node_file):
 
 
 def compare_all_layers(file):
-    """The host's UNet with every layer that sd-scripts can hook: hooked by it, and by our patches and hooks."""
+    """The host's UNet with every layer that sd-scripts can hook, hooked by it and by us."""
     # Of its own library it needs only the logging, and a class for an annotation.
     sys.modules["library"] = sys.modules["library.utils"] = MagicMock()
     sd_scripts = module_at(file)
