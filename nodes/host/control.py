@@ -57,8 +57,9 @@ class Control(ResidualControl):
         assert self.run is not None
         self.run.latent_format = model.latent_format
 
-    def get_models(self) -> list[Any]:
-        return [*super().get_models(), self.network.patcher]
+    @property
+    def networks(self) -> list[Any]:
+        return [self.network.patcher]
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> "Control":
         other = self.copy()

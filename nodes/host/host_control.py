@@ -72,8 +72,9 @@ class HostControl(ResidualControl):
             self.inner.cleanup()
         super().cleanup()
 
-    def get_models(self) -> list[Any]:
-        return [*super().get_models(), *self.inner.get_models()]
+    @property
+    def networks(self) -> list[Any]:
+        return self.inner.get_models()
 
     def get_extra_hooks(self) -> list[Any]:
         return super().get_extra_hooks() + self.inner.get_extra_hooks()

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...cnet_core.control.merge import Rule
 from ..answers import Answer, Parts, add, merge_parts
 from .calls import Call
+from .models import size_of
 from .steered import Steered
 
 
@@ -56,6 +57,10 @@ class MergedControl(comfy.controlnet.ControlBase):
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         own = sum(control.inference_memory_requirements(dtype) for control in self.controls)
+        # Controls of one network share it, and one that always acts has it loaded for all.
+        late = [patcher for control in self.controls for patcher in control.late]
+        loaded = self.get_models()
+        own -= size_of(late) - size_of([patcher for patcher in dict.fromkeys(late) if patcher not in loaded])
         return own + super().inference_memory_requirements(dtype)
 
     def get_control(
@@ -75,6 +80,8 @@ class MergedControl(comfy.controlnet.ControlBase):
     def parts(self, call: Call) -> list[Parts | None]:
         """What each control says, in the controls' order; None for the silent ones."""
         rows = [control.rows(call) for control in self.controls]
+        for control, own in zip(self.controls, rows, strict=True):
+            control.load(call, own)
         spoken: list[Parts | None] = [None] * len(self.controls)
         groups: dict[Any, list[int]] = {}
         for i, control in enumerate(self.controls):

@@ -7,11 +7,13 @@ host adds to it arrives here too.
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import comfy.controlnet
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.utils
+import torch
 from torch import Tensor
 
 from ...cnet_core.control.mask import fit_mask, token_grid
@@ -22,7 +24,7 @@ from ...cnet_core.control.timing import Timing
 from ...cnet_core.control.weighting import Weighting
 from ..answers import Answer, Parts, add, merge_parts, weigh
 from .calls import Call, Run, window_of
-from .models import UNET
+from .models import UNET, load_amid_sampling, size_of
 
 
 class Steered(comfy.controlnet.ControlBase):
@@ -68,12 +70,44 @@ class Steered(comfy.controlnet.ControlBase):
                 clocks.append(Clock.of(percent_to_timestep_function))
             return clocks[0]
 
-        self.run = Run(model.model_sampling, clock)
+        self.run = Run(model.model_sampling, clock, ref(model))
         _forget_at_the_end(self.run, getattr(model, "current_patcher", None))
 
     def cleanup(self) -> None:
         super().cleanup()
         self.run = None
+
+    @property
+    def networks(self) -> list[Any]:
+        """The model patchers of its own networks."""
+        return []
+
+    def get_models(self) -> list[Any]:
+        """What the host loads before a run, of the whole chain.
+
+        The steps of a run are not told before it begins, and a range may miss them all. So the networks of a
+        control that depends on the time are loaded when it first speaks.
+        """
+        return [*super().get_models(), *(() if self.weighting.timed else self.networks)]
+
+    @property
+    def late(self) -> list[Any]:
+        """The networks that get_models leaves out."""
+        return self.networks if self.weighting.timed else []
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+        """Bytes that the host keeps free: for the networks that are loaded later, of the whole chain."""
+        return size_of(self.late) + int(super().inference_memory_requirements(dtype))
+
+    def load(self, call: Call, rows: list[float]) -> None:
+        """Have the host load the networks that get_models left out, if the control speaks at this step."""
+        if self.run is None or self.run.loaded or not any(rows):
+            return
+        if self.late:
+            model = self.run.model()
+            assert model is not None, "a control is only asked while its model runs"
+            load_amid_sampling(self.late, model.memory_required(list(call.x.shape)))
+        self.run.loaded = True
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict
@@ -89,7 +123,9 @@ class Steered(comfy.controlnet.ControlBase):
 
     def answer(self, call: Call) -> Answer | None:
         """What this control says by itself, weighed."""
-        parts = self.parts(call, self.rows(call))
+        rows = self.rows(call)
+        self.load(call, rows)
+        parts = self.parts(call, rows)
         return None if parts is None else merge_parts([parts], Rule())
 
     def rows(self, call: Call) -> list[float]:

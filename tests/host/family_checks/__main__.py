@@ -21,6 +21,7 @@ from comfy.cli_args import args  # noqa: E402
 args.cpu = True
 args.use_pytorch_cross_attention = True
 import comfy.controlnet  # noqa: E402
+import comfy.model_management  # noqa: E402
 import comfy.sample  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
@@ -177,6 +178,12 @@ def differs(a: torch.Tensor, b: torch.Tensor) -> None:
     assert a.isfinite().all() and float((a - b).abs().max()) > 1e-3, "the control does nothing"
 
 
+def loaded(models: list) -> list:
+    """Those that the host has loaded now."""
+    present = comfy.model_management.loaded_models()
+    return [model for model in models if any(model.is_clone(other) for other in present)]
+
+
 # Checks
 
 
@@ -195,7 +202,11 @@ def silence_is_absence(b: Bench) -> None:
     quiet = b.node("CNetKeyframe", percent=0.0, strength=1.0, interpolation="hold", previous=None)
     quiet = b.node("CNetKeyframe", percent=0.001, strength=0.0, interpolation="hold", previous=quiet)
     inactive = [b.ours(schedule=quiet), b.ours(start_percent=0.0, end_percent=0.001)]
+    inactive.append(b.merged("sum", {"end_percent": 0.001}, {"schedule": quiet}))
+    networks = b.control.get_models()
     for prompts in inactive:
+        for network in networks:
+            comfy.model_management.unload_model_and_clones(network)
         try:
             rows, handle = b.count_runs()
         except NotMeantError:
@@ -204,6 +215,9 @@ def silence_is_absence(b: Bench) -> None:
         if handle:
             handle.remove()
         assert rows == [], rows
+        assert not loaded(networks)
+    b.draw(b.ours(start_percent=0.5))
+    assert loaded(networks) == networks
 
 
 def a_half_mask_acts_on_its_half(b: Bench) -> None:
