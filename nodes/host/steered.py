@@ -4,7 +4,7 @@ The contract is that of `comfy.controlnet.ControlBase`, of which ours are subcla
 host adds to it arrives here too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from ...cnet_core.control.weighting import Weighting
 from ..answers import Answer, Parts, add, merge_parts, weigh
 from .calls import Call, Run, window_of
 from .models import UNET
+from .overlap import Awaited, beside
 
 
 class Steered(comfy.controlnet.ControlBase):
@@ -33,6 +34,8 @@ class Steered(comfy.controlnet.ControlBase):
         self.weighting = Weighting()
         # Only controls that answer with residuals can follow it.
         self.reuse = Reuse()
+        # Whether it runs beside the UNet's encoder, where the device can.
+        self.overlap = False
         self.run: Run | None = None
 
     @property
@@ -42,7 +45,7 @@ class Steered(comfy.controlnet.ControlBase):
 
     def copy_to(self, other: "Steered") -> None:
         super().copy_to(other)
-        other.weighting, other.reuse = self.weighting, self.reuse
+        other.weighting, other.reuse, other.overlap = self.weighting, self.reuse, self.overlap
 
     def set_cond_hint(
         self,
@@ -79,13 +82,8 @@ class Steered(comfy.controlnet.ControlBase):
         self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict
     ) -> Answer | None:
         """Residuals for a chunk of cond and uncond latents x_noisy [n*B,C,H,W] at noise levels t [n*B]."""
-        previous = None
-        if self.previous_controlnet is not None:
-            previous = self.previous_controlnet.get_control(
-                x_noisy, t, cond, batched_number, transformer_options
-            )
-        answer = self.answer(Call(x_noisy, t, cond, batched_number, transformer_options))
-        return previous if answer is None else add(answer, previous)
+        call = Call(x_noisy, t, cond, batched_number, transformer_options)
+        return chained(self, call, lambda: self.answer(call), self.overlap)
 
     def answer(self, call: Call) -> Answer | None:
         """What this control says by itself, weighed."""
@@ -145,6 +143,31 @@ class Steered(comfy.controlnet.ControlBase):
         if residual.ndim == 3:
             return fitted.flatten(1)[..., None]
         return fitted.view(fitted.shape[0], *[1] * (residual.ndim - 3), height, width)
+
+
+def chained(
+    control: comfy.controlnet.ControlBase, call: Call, own: Callable[[], Answer | None], overlap: bool
+) -> Answer | None:
+    """What a control answers by itself on top of what the chain before it does.
+
+    overlap: while the UNet's encoder runs. Not so the chain before, which may change the encoder.
+    """
+    before = control.previous_controlnet
+    previous = None
+    if before is not None:
+        previous = before.get_control(call.x, call.t, call.cond, call.chunks, call.options)
+
+    def ask() -> Answer | None:
+        answer = own()
+        return previous if answer is None else add(answer, previous)
+
+    if not overlap:
+        return ask()
+    given = [call.x, call.t, *call.cond.values()]
+    for residuals in (previous or {}).values():
+        # Those of the same stream are waited for where they are read.
+        given += [] if isinstance(residuals, Awaited) else residuals
+    return beside(ask, (value for value in given if isinstance(value, Tensor)), call.x.device)
 
 
 def _forget_at_the_end(run: Run, patcher: Any) -> None:
