@@ -38,13 +38,14 @@ def load_control(
     pooling: str = "auto",
     base_control_net: str | None = None,
     compiled: bool = False,
+    overlap: bool = False,
 ) -> Any:
     """A CONTROL_NET from a file of the host's controlnet folders.
 
     model: a MODEL, for files whose weights add to their base model's. base_control_net: another file, for
     those whose weights add to another ControlNet's. precision: a key of PRECISIONS; pooling: global average
     pooling of the residuals, "auto" as the file's metadata says, "on" or "off". compiled: by torch.compile,
-    when it first runs.
+    when it first runs. overlap: it runs beside the UNet's encoder, on CUDA.
     Families that the host knows and we do not are made by the host. Raises CheckpointError for all others.
     """
     path = controlnet_path(name)
@@ -58,7 +59,7 @@ def load_control(
             base = encoder_tensors(model)
         elif opened.needs == "controlnet" and base_control_net is not None:
             base = read_state_dict(controlnet_path(base_control_net)).tensors
-        return load_native(opened, name, base, precision, pooling, compiled)
+        return load_native(opened, name, base, precision, pooling, compiled, overlap)
     loader = getattr(comfy.controlnet, "load_controlnet", None)
     if family.kind == "host" and loader is not None:
         control = loader(path)
@@ -75,6 +76,7 @@ def load_native(
     precision: str = "auto",
     pooling: str = "auto",
     compiled: bool = False,
+    overlap: bool = False,
 ) -> Control:
     """The CONTROL_NET of an opened file; base: the weights that it `needs`."""
     status = os.stat(file.path)
@@ -85,7 +87,12 @@ def load_native(
         network = _network(file, name, base, precision, compiled)
         if base is None:
             _LOADED[key] = network
-    control = (LLLiteControl if isinstance(network.net, LLLite) else Control)(network)
+    if isinstance(network.net, LLLite):
+        # Part of the UNet's own layers: there is nothing to run beside them.
+        control: Control = LLLiteControl(network)
+    else:
+        control = Control(network)
+        control.overlap = overlap
     stated = getattr(file, "global_average_pooling", False)
     control.global_average_pooling = stated if pooling == "auto" else pooling == "on"
     return control

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ...cnet_core.control.merge import Rule
-from ..answers import Answer, Parts, add, merge_parts
+from ..answers import Answer, Parts, merge_parts
 from .calls import Call
 from .models import size_of
-from .steered import Steered
+from .steered import Steered, chained
 
 
 class MergedControl(comfy.controlnet.ControlBase):
@@ -66,22 +66,21 @@ class MergedControl(comfy.controlnet.ControlBase):
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict
     ) -> Answer | None:
-        previous = None
-        if self.previous_controlnet is not None:
-            previous = self.previous_controlnet.get_control(
-                x_noisy, t, cond, batched_number, transformer_options
-            )
-        spoken = self.parts(Call(x_noisy, t, cond, batched_number, transformer_options))
-        present = [parts for parts in spoken if parts is not None]
-        if not present:
-            return previous
-        return add(merge_parts(present, self.rule), previous)
+        call = Call(x_noisy, t, cond, batched_number, transformer_options)
+        for control in self.controls:
+            control.load(call)
+        # One that changes the UNet's own layers must be through before these run.
+        overlap = all(control.overlap for control in self.controls)
+        return chained(self, call, lambda: self.answer(call), overlap)
+
+    def answer(self, call: Call) -> Answer | None:
+        """What the controls say together."""
+        present = [parts for parts in self.parts(call) if parts is not None]
+        return merge_parts(present, self.rule) if present else None
 
     def parts(self, call: Call) -> list[Parts | None]:
         """What each control says, in the controls' order; None for the silent ones."""
         rows = [control.rows(call) for control in self.controls]
-        for control, own in zip(self.controls, rows, strict=True):
-            control.load(call, own)
         spoken: list[Parts | None] = [None] * len(self.controls)
         groups: dict[Any, list[int]] = {}
         for i, control in enumerate(self.controls):
