@@ -45,6 +45,11 @@ class Steered(comfy.controlnet.ControlBase):
         """The kind of base model that it was made for, as users call it; None where that is not known."""
         return UNET
 
+    @property
+    def config(self) -> Any:
+        """The sizes of its network, UNetConfig or AdapterConfig; None where it has others or none."""
+        return None
+
     def copy_to(self, other: "Steered") -> None:
         super().copy_to(other)
         other.weighting, other.reuse, other.overlap = self.weighting, self.reuse, self.overlap

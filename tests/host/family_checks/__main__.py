@@ -28,7 +28,7 @@ import torch  # noqa: E402
 
 sys.path.append(str(HERE))
 from packs import load_pack  # noqa: E402
-from tiny import FAMILIES, Family, TinyVAE  # noqa: E402
+from tiny import CPU, FAMILIES, SD15, Family, TinyVAE, sd15_control  # noqa: E402
 
 # The host's own nodes ask for its server only when they show pictures.
 import nodes as host_nodes  # noqa: E402
@@ -353,13 +353,34 @@ def another_kind_of_base_is_refused(b: Bench) -> None:
     stranger = SimpleNamespace(model=other.model().model)
     for prompts in (b.ours(), b.merged("sum", {}, {"strength": 0.5})):
         control = prompts["positive"][0][1]["control"]
-        try:
-            control.pre_run(stranger.model, stranger.model.model_sampling.percent_to_sigma)
-        except ValueError as refusal:
-            assert type(refusal).__name__ == "BaseMismatchError", refusal
-            assert type(stranger.model).__name__ in str(refusal) and "Load a ControlNet" in str(refusal)
-        else:
-            raise AssertionError("a base of another kind was taken")
+        sampling, kind = stranger.model.model_sampling, type(stranger.model).__name__
+        refused(
+            lambda: control.pre_run(stranger.model, sampling.percent_to_sigma),  # noqa: B023
+            kind,
+            "Load a ControlNet",
+        )
+
+
+def another_size_is_refused_at_the_node(b: Bench) -> None:
+    """What its tensors tell: the widths of its blocks, and of the prompts that it reads (the tiny Control-LoRA
+    has no layer that reads one)."""
+    if not b.family.name.startswith("sd15"):
+        raise NotMeantError
+    wide = comfy.controlnet.ControlNet(sd15_control(4, {**SD15, "model_channels": 64}), load_device=CPU)
+    refused(lambda: b.merged("sum", {}, {"control_net": wide}), "unit0", "unit1", "same base model")
+    if b.family.name == "sd15_controlnet":
+        longer = {k: [[torch.cat([t, t], -1), o] for t, o in v] for k, v in b.prompts.items()}
+        refused(lambda: b.ours(longer), "width 8", "width 16", "Load a ControlNet")
+
+
+def refused(do: Any, *words: str) -> None:
+    try:
+        do()
+    except ValueError as refusal:
+        assert type(refusal).__name__ == "BaseMismatchError", refusal
+        assert all(word in str(refusal) for word in words), refusal
+    else:
+        raise AssertionError("nothing was refused")
 
 
 def one_unit_is_plain_apply_in_every_mode(b: Bench) -> None:
@@ -409,6 +430,7 @@ CHECKS = [
     chains_with_the_hosts_in_both_orders,
     the_hosts_union_type_is_kept,
     another_kind_of_base_is_refused,
+    another_size_is_refused_at_the_node,
     one_unit_is_plain_apply_in_every_mode,
     two_units_merge,
     strengths_go_by_time_and_frame,
