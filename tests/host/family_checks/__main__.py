@@ -362,8 +362,7 @@ def another_kind_of_base_is_refused(b: Bench) -> None:
 
 
 def another_size_is_refused_at_the_node(b: Bench) -> None:
-    """What its tensors tell: the widths of its blocks, and of the prompts that it reads (the tiny Control-LoRA
-    has no layer that reads one)."""
+    """As its tensors tell it: the widths of its blocks, and of the prompts that it reads."""
     if not b.family.name.startswith("sd15"):
         raise NotMeantError
     wide = comfy.controlnet.ControlNet(sd15_control(4, {**SD15, "model_channels": 64}), load_device=CPU)
