@@ -1,6 +1,7 @@
 """From a file of the host's controlnet folders to a CONTROL_NET."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -46,13 +47,23 @@ def load_control(
     those whose weights add to another ControlNet's. precision: a key of PRECISIONS; pooling: global average
     pooling of the residuals, "auto" as the file's metadata says, "on" or "off". compiled: by torch.compile,
     when it first runs. overlap: it runs beside the UNet's encoder, on CUDA.
+    A base that the file does not need is named in the log.
     Families that the host knows and we do not are made by the host. Raises CheckpointError for all others.
     """
     path = controlnet_path(name)
     file = read_state_dict(path)
     family = identify(file)
-    if family.open is not None:
-        opened = family.open(file, family)
+    opened = None if family.open is None else family.open(file, family)
+    for given, value, need in (
+        ("model", model, "unet"),
+        ("base_control_net", base_control_net, "controlnet"),
+    ):
+        if value is not None and getattr(opened, "needs", None) != need:
+            logging.warning(
+                f"{name} is a {family.name}, whose weights do not add to those at {given}: that input has no "
+                "effect, disconnect or clear it."
+            )
+    if opened is not None:
         base: Mapping[str, Tensor] | None = None
         if opened.needs == "unet" and model is not None:
             opened.check_base(base_config(model.model), name)
