@@ -149,6 +149,12 @@ def unit_of_another_base_that_is_off(b: Any) -> bool:
     return equal(together, b.with_hint(b.hint)) and b.merge(b.prompts, *off) == b.prompts
 
 
+def strengths_without_spaces(b: Any) -> bool:
+    written = {"0,1": (0, 1), "1,0.5,0": (1, 0.5, 0), "2,3,4": (2, 3, 4), "0, 5": (0, 5), "1,\n,0": (1, 0)}
+    found = {text: b.call("CNetFrameStrengths", strengths=text).over_frames for text in written}
+    return found == written
+
+
 def more_frame_strengths_than_pictures(b: Any) -> bool:
     frames = b.call("CNetFrameStrengths", strengths="0.5 0 0 0")
     return equal(b.with_hint(b.hint, schedule=frames), b.with_hint(b.hint, strength=0.5))
@@ -190,6 +196,7 @@ HANDLED = {
     "mask without a batch: for all pictures": mask_without_a_batch,
     "region outside the canvas: left out at no cost": region_outside_the_canvas,
     "unit of another base that is off or of strength 0: left out": unit_of_another_base_that_is_off,
+    "strengths apart by commas without spaces: as written": strengths_without_spaces,
     "more frame strengths than pictures: the first ones": more_frame_strengths_than_pictures,
     "host's control with one row: for every picture": hosts_control_that_answers_for_one_row,
 }
@@ -306,6 +313,14 @@ REFUSED = {
     "word among the strengths": (
         lambda b: b.call("CNetFrameStrengths", strengths="1, much"),
         ["'much'", "such as 1, 0.5, 0"],
+    ),
+    "decimal comma": (
+        lambda b: b.call("CNetFrameStrengths", strengths="0,5"),
+        ["'0,5' among the strengths", "write 0.5 for one, or 0, 5 for two"],
+    ),
+    "decimal comma among others": (
+        lambda b: b.call("CNetBlockWeights", preset={"preset": "custom", "weights": "1; 1,0; 0,75"}),
+        ["'1,0' among the weights", "write 1.0 for one, or 1, 0 for two"],
     ),
     "negative end of a curve": (
         lambda b: b.call("CNetStrengthCurve", curve=[[0, 1], [1, 0]], lowest=-1.0),
