@@ -25,6 +25,7 @@ from .folders import (
     output_folder,
     register_model_folders,
 )
+from .foreign import union_types
 from .host_control import HostControl
 from .loading import load_control, load_native
 from .merged import MergedControl
@@ -94,4 +95,5 @@ __all__ = [
     "training_base",
     "training_config",
     "training_mode",
+    "union_types",
 ]

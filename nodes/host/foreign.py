@@ -64,6 +64,13 @@ def hint_channels(inner: Any) -> int:
     return int(block[0].in_channels)
 
 
+def union_types(inner: Any) -> int:
+    """How many types of hint a host's union control tells apart; 0 for a control without types."""
+    network = network_of(inner)
+    names = ("num_union_modes", "num_control_type")
+    return next((count for name in names if (count := getattr(network, name, None))), 0)
+
+
 def steady(inner: Any) -> bool:
     """Whether a host's control says the same at every step: an adapter reads nothing but its hint."""
     return hasattr(inner, "t2i_model")

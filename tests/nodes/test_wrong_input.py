@@ -282,6 +282,10 @@ REFUSED = {
         lambda b: b.call("CNetUnionHints", control_net=b.control, canny=b.hint),
         ["hints of one kind only", "load a union ControlNet"],
     ),
+    "union hint for a union ControlNet that the host runs": (
+        lambda b: b.call("CNetUnionHints", control_net=ForFlux(types=7), canny=b.hint),
+        ["loaded by ComfyUI", "Set Union ControlNet Type", "Apply ControlNet"],
+    ),
     "union hint and another": (
         lambda b: b.apply(
             b.prompts, b.call("CNetUnionHints", control_net=b.load("union"), canny=b.hint), b.hint
@@ -413,9 +417,10 @@ class Wide(Adapter):
 class ForFlux(Adapter):
     """A host's control for Flux: hosts tell the kind by where the class of the network lives."""
 
-    def __init__(self, latent_format: Any = None):
+    def __init__(self, latent_format: Any = None, types: int = 0):
         super().__init__(latent_format)
         self.control_model = type("ControlNetFlux", (torch.nn.Module,), {"__module__": "comfy.ldm.flux.x"})()
+        self.control_model.num_union_modes = types
 
     def copy(self) -> "ForFlux":
         other = ForFlux()

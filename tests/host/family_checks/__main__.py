@@ -339,6 +339,9 @@ def the_hosts_union_type_is_kept(b: Bench) -> None:
         raise NotMeantError
     node = importlib.import_module("comfy_extras.nodes_controlnet").SetUnionControlNetType
     pictures = []
+    refused(
+        lambda: b.node("CNetUnionHints", control_net=b.control, canny=b.hint), "Set Union ControlNet Type"
+    )
     for kind in ("auto", "depth", "tile"):
         control = node.execute(b.control, kind).args[0]
         theirs = b.draw(b.hosts(control_net=control))
@@ -376,7 +379,7 @@ def refused(do: Any, *words: str) -> None:
     try:
         do()
     except ValueError as refusal:
-        assert type(refusal).__name__ == "BaseMismatchError", refusal
+        assert type(refusal).__name__ in ("BaseMismatchError", "ControlError"), refusal
         assert all(word in str(refusal) for word in words), refusal
     else:
         raise AssertionError("nothing was refused")
