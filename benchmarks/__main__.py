@@ -14,6 +14,8 @@ from .report import summary, table
 REPO = Path(__file__).resolve().parent.parent
 MEASURES = ("steps", "memory", "economy", "load")
 DEFAULT = ["steps", "memory", "load"]
+# The precision in which each device runs, by its name in torch.
+DTYPES = {"cpu": "float32", "cuda": "float16"}
 
 
 def main() -> None:
@@ -29,6 +31,7 @@ def main() -> None:
         "steps": arguments.steps,
         "threads": arguments.threads,
         "clock": arguments.clock,
+        "device": arguments.device,
         "comfyui": None if comfyui is None else str(comfyui),
         "host_args": arguments.host_args.split(),
     }
@@ -59,6 +62,12 @@ def parse() -> argparse.Namespace:
     )
     add("--rounds", type=positive, default=3, help="times that everything is measured (default: 3)")
     add("--steps", type=positive, default=4, help="sampling steps of one measured run (default: 4)")
+    add(
+        "--device",
+        choices=list(DTYPES),
+        default="cpu",
+        help="where to run: cpu (default) in fp32, cuda in fp16, as ComfyUI does there",
+    )
     add("--threads", type=positive, help="threads of torch (default: its own choice)")
     add(
         "--clock",
@@ -76,6 +85,8 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.clock == "cpu" and arguments.threads != 1:
         parser.error("--clock cpu adds up the time of all threads; give --threads 1 with it")
+    if arguments.device == "cuda" and arguments.clock == "cpu":
+        parser.error("--clock cpu knows nothing of what a GPU does; give --clock wall with --device cuda")
     return arguments
 
 

@@ -17,18 +17,17 @@ from torch import Tensor
 from .weights import CFG, Task, noise_levels
 
 PACK = Path(__file__).resolve().parent.parent
-DTYPE = torch.float32
 
 
-def enter_comfyui(folder: Path, arguments: list[str]) -> None:
-    """Make a ComfyUI's modules importable, started on the CPU with these of its own options."""
+def enter_comfyui(folder: Path, arguments: list[str], device: str) -> None:
+    """Make a ComfyUI's modules importable, started on a device with these of its own options."""
     # Before our own directory: both have a module `nodes`, and ours is reached through the pack.
     sys.path.insert(0, str(folder))
     import comfy.options
 
     comfy.options.enable_args_parsing()
     given = sys.argv
-    sys.argv = ["main.py", "--cpu", *arguments]
+    sys.argv = ["main.py", *(["--cpu"] if device == "cpu" else []), *arguments]
     try:
         import comfy.cli_args  # reads the arguments as it is imported
     finally:
@@ -70,10 +69,13 @@ class Pack:
                 inputs.setdefault(each.id, default)
         return node.execute(**inputs).args
 
-    def load(self, path: Path) -> Any:
-        """A CONTROL_NET, by the pack's loader node; the file's folder becomes one of the host's."""
+    def load(self, path: Path, **settings: Any) -> Any:
+        """A CONTROL_NET, by the pack's loader node; the file's folder becomes one of the host's.
+
+        settings: more inputs of the node.
+        """
         importlib.import_module("folder_paths").add_model_folder_path("controlnet", str(path.parent))
-        return self.run("CNetLoadControlNet", control_net_name=path.name)[0]
+        return self.run("CNetLoadControlNet", control_net_name=path.name, **settings)[0]
 
 
 def load_built_in(path: Path) -> Any:
@@ -242,7 +244,7 @@ def model_patcher(task: Task) -> Any:
             return conditions.get("pooled_output")
 
     config = Base(unet_arguments(task))
-    config.set_inference_dtype(DTYPE, None)
+    config.set_inference_dtype(task.dtype, None)
     offload = comfy.model_management.unet_offload_device()
     model = Model(config, model_type=comfy.model_base.ModelType.EPS, device=offload)
     model.diffusion_model.load_state_dict(task.unet, assign=True)
@@ -267,9 +269,9 @@ def built_in_controls(task: Task) -> list[Any]:
     for state in task.networks:
         network = comfy.cldm.cldm.ControlNet(
             hint_channels=3,
-            dtype=DTYPE,
+            dtype=task.dtype,
             device=comfy.model_management.unet_offload_device(),
-            operations=comfy.ops.pick_operations(DTYPE, None),
+            operations=comfy.ops.pick_operations(task.dtype, None),
             **arguments,
         )
         network.load_state_dict(state, assign=True)

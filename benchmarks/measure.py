@@ -26,14 +26,26 @@ from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.unet import UNet
 
+from .__main__ import DTYPES
 from .economy import TIMED, TIMED_STEPS, Clocked, phases
 from .weights import BASES, FLOORS, Task, bytes_of, even_timesteps, random_task, write_networks
 
-KEPT = ("base", "size", "controls", "networks", "measures", "rounds", "steps", "clock", "host_args")
+KEPT = ("base", "size", "controls", "networks", "measures", "rounds", "steps", "clock", "device", "host_args")
 # Halfway down the noise levels, where latent and noise are of one size.
 CHECKED = [500]
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def wall() -> float:
+    """Seconds, when all that was asked of a GPU is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+CLOCKS = {"wall": wall, "cpu": time.process_time}
 MERGED = "ours, merged"
+# Only on GPUs.
+OVERLAPPED = "ours, overlapped"
 # For the activations, and for what else a process needs.
 HEADROOM = 2 << 30
 
@@ -55,9 +67,10 @@ def main() -> None:
 def figures(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     config, measures = BASES[settings["base"]], settings["measures"]
     settings = {**settings, "networks": number_of_networks(settings)}
-    check_memory(config, settings["networks"])
+    dtype = getattr(torch, DTYPES[settings["device"]])
+    check_memory(config, settings["networks"], dtype)
     enter(settings)
-    files = write_networks(config, settings["networks"], folder)
+    files = write_networks(config, settings["networks"], folder, dtype)
     found: dict[str, Any] = {
         "machine": machine(settings),
         "settings": {name: settings[name] for name in KEPT},
@@ -68,7 +81,7 @@ def figures(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     if "load" in measures:
         found["load"] = loading(files[0], settings)
     if {"steps", "memory", "economy"} & set(measures):
-        task = random_task(config, settings["size"], max(settings["controls"]), files)
+        task = random_task(config, settings["size"], max(settings["controls"]), files, dtype)
         implementations, found["left_out"] = prepare(task, settings)
         if "economy" in measures:
             found["economy"] = economising(implementations, settings)
@@ -93,10 +106,10 @@ def number_of_networks(settings: dict[str, Any]) -> int:
     return min(most, settings["networks"] or (1 if settings["base"] == "sdxl" else most))
 
 
-def check_memory(config: UNetConfig, networks: int) -> None:
+def check_memory(config: UNetConfig, networks: int, dtype: torch.dtype) -> None:
     """Stop before anything is made, where the weights would not fit into memory."""
-    unet = bytes_of(UNet(config, device="meta"))
-    network = bytes_of(ControlNet(config, device="meta"))
+    unet = bytes_of(UNet(config, device="meta"), dtype)
+    network = bytes_of(ControlNet(config, device="meta"), dtype)
     needed = HEADROOM + max(unet + networks * network, 3 * network)
     free = available_bytes()
     say(
@@ -119,7 +132,7 @@ def enter(settings: dict[str, Any]) -> None:
     from . import hosted
 
     if settings["comfyui"]:
-        hosted.enter_comfyui(Path(settings["comfyui"]), settings["host_args"])
+        hosted.enter_comfyui(Path(settings["comfyui"]), settings["host_args"], settings["device"])
     else:
         hosted.enter_minihost()
 
@@ -157,8 +170,15 @@ def loading(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def peak_bytes(run: Callable[[], Any]) -> int:
     """The most that torch's allocator gave out at once while this ran, beyond what was out before.
 
-    Mappings of files count like memory.
+    Mappings of files count like memory. On a GPU it is the GPU's memory.
     """
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
@@ -233,8 +253,8 @@ def economising(implementations: Mapping[str, Any], settings: dict[str, Any]) ->
 
 
 def runs(name: str, count: int) -> bool:
-    """Merging is for two and more."""
-    return name != MERGED or count > 1
+    """Merging is for two and more, and overlapping for one and more."""
+    return count >= {MERGED: 2, OVERLAPPED: 1}.get(name, 0)
 
 
 def prepare(task: Task, settings: dict[str, Any]) -> tuple[dict[str, Implementation], dict[str, str]]:
@@ -248,6 +268,9 @@ def prepare(task: Task, settings: dict[str, Any]) -> tuple[dict[str, Implementat
     ours = hosted.Ours(pack, task, comfyui, controls)
     found["ours"] = ours
     found[MERGED] = hosted.OursMerged(pack, task, comfyui, controls, ours.patcher)
+    if settings["device"] == "cuda":
+        beside = [pack.load(path, overlap=True) for path in task.files]
+        found[OVERLAPPED] = hosted.Ours(pack, task, comfyui, beside, ours.patcher)
     if comfyui:
         found["built-in"] = hosted.BuiltIn(task, True, hosted.built_in_controls(task), ours.patcher)
     else:
@@ -260,7 +283,7 @@ def prepare(task: Task, settings: dict[str, Any]) -> tuple[dict[str, Implementat
     except ImportError as error:
         left_out["diffusers"] = f"{error}; install it with: {installer()} diffusers"
     else:
-        found["diffusers"] = Diffusers(task)
+        found["diffusers"] = Diffusers(task, settings["device"])
     return found, left_out
 
 
@@ -307,6 +330,7 @@ def rotated(names: list[str], by: int) -> list[str]:
 def machine(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "cpu": processor(),
+        "gpu": torch.cuda.get_device_name() if settings["device"] == "cuda" else None,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

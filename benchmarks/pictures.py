@@ -117,7 +117,7 @@ def figures(settings: dict[str, Any]) -> dict[str, Any]:
 
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])
-    enter({**settings, "host_args": []})
+    enter({**settings, "host_args": [], "device": "cpu"})
     made = studio(settings)
     runs = []
     for sampler in settings["samplers"]:

@@ -9,10 +9,11 @@ from .economy import RUN_STEPS, TIMED_STEPS, shares
 # Seconds per step by number of controls, one figure for each round.
 Seconds = Mapping[str, list[float]]
 
-OURS = ("ours", "ours, merged")
+OURS = ("ours", "ours, merged", "ours, overlapped")
+PLACES = {"cpu": "fp32 on the CPU", "cuda": "fp16 on the GPU"}
 
 NOTES = """\
-Random weights, the same tensors in all{shared}. Batch 2 (cond and uncond), fp32 on the CPU,
+Random weights, the same tensors in all{shared}. Batch 2 (cond and uncond), {place},
 picture {size} x {size}."""
 STEP_NOTES = """\
 Seconds of a sampling step ({clock} clock): those of a whole run, with all that is done once, divided by its
@@ -30,7 +31,7 @@ one is the last, from all the computed steps that are ever kept. exact, light an
 run of {run} steps put together from these, its first step with all that is done once. Built-in: a step after
 the first. Peak memory: the most that torch's allocator gave out at once in such a run."""
 LOAD_NOTES = """\
-Loading one ControlNet file of {gigabytes:.2f} GB (fp32, safetensors) from the system's cache ({clock} clock):
+Loading one ControlNet file of {gigabytes:.2f} GB (safetensors) from the system's cache ({clock} clock):
 until the loader returns, and until all its weights were read once. Memory: the most that torch held of it at
 once, the mapping of the file included; the file's own size means that nothing was copied."""
 
@@ -86,7 +87,8 @@ def table(report: dict[str, Any]) -> str:
     """The report in Markdown."""
     settings = report["settings"]
     blocks = [heading(report)]
-    notes = [NOTES.format(**settings, shared=shared(report))] if "agreement" in report else []
+    place = PLACES[settings["device"]]
+    notes = [NOTES.format(**settings, shared=shared(report), place=place)] if "agreement" in report else []
     if "seconds_per_step" in report:
         blocks.append(steps(report))
         notes.append(STEP_NOTES.format(**settings))
@@ -167,7 +169,7 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 def heading(report: dict[str, Any]) -> str:
     machine = report["machine"]
     parts = [
-        f"{report['settings']['base']}, {machine['cpu']}",
+        f"{report['settings']['base']}, {machine['gpu'] or machine['cpu']}",
         f"cores {machine['cores']}",
         f"threads {machine['threads']}",
         f"torch {machine['torch']}",

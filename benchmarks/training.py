@@ -2,6 +2,7 @@
 
     python -m benchmarks.training --threads 1 --clock cpu       # needs 17 GB of memory
     python -m benchmarks.training --base tiny                   # the same in little, to see that it works
+    python -m benchmarks.training --device cuda --size 512      # on a GPU
 
 All have the same random weights, tensor for tensor, and learning rate 0, so that these stay as they are; the
 arithmetic is that of any other rate. All take turns in each round.
@@ -35,7 +36,7 @@ from cnet_core.training.learner import Learner
 from cnet_core.training.optimizer import make_optimizer
 from cnet_core.training.source import CachedSource
 from cnet_core.training.start import trainable
-from cnet_core.training.step import draw, losses
+from cnet_core.training.step import draw, losses, moved
 
 from .__main__ import pixels, positive
 from .measure import CLOCKS, available_bytes, machine, peak_bytes, rotated, say
@@ -48,10 +49,11 @@ diffusers: Any = importlib.import_module("diffusers")
 
 SCALE = 0.18215
 WORDS = 49408
+KEPT = ("base", "size", "batch", "rounds", "clock", "device")
 # The weights of all in fp32, with the bare UNet's gradients and moments, and what a step takes.
 NEEDED = 17e9
 NOTES = """\
-Seconds of one optimizer step ({clock} clock), batch {batch}, {size} x {size}, fp32 on the CPU: medians over
+Seconds of one optimizer step ({clock} clock), batch {batch}, {size} x {size}, fp32 on {device}: medians over
 {rounds} rounds. Ratios are of the same round: median (lowest to highest); below 1 ours is faster or smaller.
 Memory: weights, optimizer and encoders, and the most that torch's allocator gave out beyond them."""
 
@@ -59,13 +61,14 @@ Memory: weights, optimizer and encoders, and the most that torch's allocator gav
 class Encoders:
     """SD1.5's VAE and CLIP text encoder with random weights: for the cache once, for the script at each step.
 
-    whole: at their full size.
+    whole: at their full size. device: where they are.
     """
 
     latent_id = text_id = "random"
     latent_scale: float | None = SCALE
 
-    def __init__(self, config: UNetConfig, whole: bool):
+    def __init__(self, config: UNetConfig, whole: bool, device: str):
+        self.device = device
         widths = (128, 256, 512, 512) if whole else (32, 32, 32, 32)
         self.vae = diffusers.AutoencoderKL(
             block_out_channels=widths,
@@ -76,7 +79,7 @@ class Encoders:
         )
         # What the script never runs.
         self.vae.decoder = None
-        self.vae.requires_grad_(False)
+        self.vae.to(device).requires_grad_(False)
         width = config.context_dim
         self.clip = CLIPTextModel(
             CLIPTextConfig(
@@ -87,14 +90,14 @@ class Encoders:
                 num_attention_heads=width // 64,
             )
         )
-        self.clip.requires_grad_(False)
+        self.clip.to(device).requires_grad_(False)
 
     def latent(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        drawn = self.vae.encode(image.movedim(-1, 0)[None] * 2 - 1).latent_dist
-        return drawn.mean[0], drawn.std[0]
+        drawn = self.vae.encode(image.movedim(-1, 0)[None].to(self.device) * 2 - 1).latent_dist
+        return drawn.mean[0].cpu(), drawn.std[0].cpu()
 
     def text(self, caption: str) -> tuple[Tensor, Tensor | None]:
-        return self.clip(tokens([caption]))[0][0], None
+        return self.clip(tokens([caption]).to(self.device))[0][0].cpu(), None
 
 
 def tokens(captions: Sequence[str]) -> Tensor:
@@ -117,9 +120,10 @@ class Step:
     def filled(self) -> Iterator[int]:
         """With the optimizer's state as after many steps, which is then freed; the bytes that are held."""
         for group in self.optimizer.param_groups:
+            place = group["params"][0].device if group["fused"] else "cpu"
             for p in group["params"]:
                 moments = {name: torch.full_like(p, 1e-8) for name in ("exp_avg", "exp_avg_sq")}
-                self.optimizer.state[p] = {"step": torch.tensor(100.0), **moments}
+                self.optimizer.state[p] = {"step": torch.tensor(100.0, device=place), **moments}
         state = [t for own in self.optimizer.state.values() for t in own.values()]
         try:
             yield bytes_held([*state, *(t for net in self.held for t in net.state_dict().values())])
@@ -151,6 +155,7 @@ class Script(Step):
         give(self.unet, to_diffusers(ours.base.state_dict(), config))
         give(self.net, to_diffusers(ours.net.state_dict(), config, len(HINT_WIDTHS)))
         self.net.train().requires_grad_(True)
+        self.device = encoders.device
         self.encoders, self.batch, self.settings = encoders, batch, settings
         self.scheduler = diffusers.DDPMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
@@ -159,8 +164,9 @@ class Script(Step):
         self.held = [self.unet, self.net, encoders.vae, encoders.clip]
 
     def __call__(self) -> Tensor:
-        latents = self.encoders.vae.encode(self.batch["pictures"]).latent_dist.sample() * SCALE
-        timesteps = torch.randint(0, 1000, (len(latents),))
+        pictures = self.batch["pictures"].to(self.device)
+        latents = self.encoders.vae.encode(pictures).latent_dist.sample() * SCALE
+        timesteps = torch.randint(0, 1000, (len(latents),), device=self.device)
         loss = self.loss(latents, torch.randn_like(latents), timesteps)
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.clip)
@@ -170,8 +176,9 @@ class Script(Step):
 
     def loss(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         x = self.scheduler.add_noise(latents, noise, timesteps)
-        context = self.encoders.clip(self.batch["tokens"], return_dict=False)[0]
-        down, mid = self.net(x, timesteps, context, self.batch["hints"], return_dict=False)
+        context = self.encoders.clip(self.batch["tokens"].to(self.device), return_dict=False)[0]
+        hints = self.batch["hints"].to(self.device)
+        down, mid = self.net(x, timesteps, context, hints, return_dict=False)
         predicted = self.unet(
             x,
             timesteps,
@@ -191,11 +198,13 @@ class Bare(Step):
         self.weights = list(base.parameters())
         self.optimizer = make_optimizer(self.weights, settings)
         self.held = [base]
+        self.device = next(base.parameters()).device
 
     def __call__(self) -> Tensor:
         self.base.requires_grad_(True)
         try:
-            batch = self.source.batch(0, self.settings.batch, self.settings.seed, self.settings.drop)
+            drawn = self.source.batch(0, self.settings.batch, self.settings.seed, self.settings.drop)
+            batch = moved(drawn, self.device)
             noise, timesteps = draw(batch, torch.Generator().manual_seed(1))
             x = noised(batch.latents, noise, timesteps)
             loss = F.mse_loss(self.base(x, timesteps, batch.context), noise)
@@ -220,24 +229,26 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Step],
     settings = Settings(batch=options.batch, accumulation=1, rate=0.0, warm_up=0, drop=0.0, precision="fp32")
     base = UNet(config, device="meta")
     give(base, random_state(base, generator))
+    base.to(options.device)
     net = trainable(base, settings)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name.startswith(JOINS) and parameter.ndim > 1:
-                parameter.normal_(0, 0.1 * parameter[0].numel() ** -0.5, generator=generator)
-    encoders = Encoders(config, options.base == "sd15")
+                drawn = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(drawn * 0.1 * parameter[0].numel() ** -0.5)
+    encoders = Encoders(config, options.base == "sd15", options.device)
     pictures, hints = torch.rand(2, options.batch, options.size, options.size, 3, generator=generator)
     captions = ["word " * (1 + i) for i in range(options.batch)]
     data = from_batch(pictures, hints, captions)
     source = CachedSource(build(data, encoders, folder, Preparation(options.size)), config)
     learner = Learner(base, net, settings)
     # In the order of the first batch, as ours reads it, and in the cache's eight bits.
-    first = source.batch(0, options.batch, settings.seed, 0.0)
+    first = moved(source.batch(0, options.batch, settings.seed, 0.0), learner.processes.device)
     rows = [next(i for i, pair in enumerate(data.pairs) if pair.name == name) for name in first.names]
     shown = torch.stack([torch.from_numpy(data.pairs[i].picture()) for i in rows])
     batch = {
         "pictures": shown.movedim(-1, 1) / 127.5 - 1,
-        "hints": first.hints / 255,
+        "hints": first.hints.cpu() / 255,
         "tokens": tokens([data.pairs[i].caption for i in rows]),
     }
     ours, script = Ours(learner, source), Script(learner, encoders, batch, settings)
@@ -269,8 +280,8 @@ def figures(options: argparse.Namespace) -> dict[str, Any]:
     totals = {name: sum(own.values()) for name, own in memory.items()}
     others = [name for name in seconds if name != "ours"]
     return {
-        "machine": machine({"comfyui": None}),
-        "settings": {name: getattr(options, name) for name in ("base", "size", "batch", "rounds", "clock")},
+        "machine": machine({"comfyui": None, "device": options.device}),
+        "settings": {name: getattr(options, name) for name in KEPT},
         "difference_of_losses": difference,
         "seconds": seconds,
         "memory_bytes": memory,
@@ -297,7 +308,7 @@ def table(report: dict[str, Any]) -> str:
         rows.append(
             [
                 name,
-                f"{median(seconds):.2f}",
+                f"{median(seconds):.3f}",
                 said,
                 f"{sum(memory.values()) / 1e9:.2f}",
                 "" if smaller is None else f"{smaller:.2f}",
@@ -314,16 +325,19 @@ def main() -> None:
     add("--size", type=pixels, default=64, help="side of the pictures in pixels (default: 64)")
     add("--batch", type=positive, default=4, help="pictures of a step (default: 4, as in the script)")
     add("--rounds", type=positive, default=3, help="times that everything is measured (default: 3)")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     add("--threads", type=positive, help="threads of torch (default: its own choice)")
     add("--clock", choices=list(CLOCKS), default="wall", help="cpu: the process's own time")
     add("--json", type=Path, metavar="FILE", help="write the figures here")
     options = parser.parse_args()
     if options.clock == "cpu" and options.threads != 1:
         parser.error("--clock cpu adds up the time of all threads; give --threads 1 with it")
+    if options.device == "cuda" and options.clock == "cpu":
+        parser.error("--clock cpu knows nothing of what a GPU does; give --clock wall with --device cuda")
     if options.threads:
         torch.set_num_threads(options.threads)
     free = available_bytes()
-    if options.base == "sd15" and free is not None and free < NEEDED:
+    if options.base == "sd15" and options.device == "cpu" and free is not None and free < NEEDED:
         sys.exit(f"Not enough memory: {free / 1e9:.1f} GB available, needs {NEEDED / 1e9:.0f}.")
     report = figures(options)
     print(table(report))

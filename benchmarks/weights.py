@@ -37,14 +37,15 @@ JOINS = ("zero_convs.", "middle_block_out.", "input_hint_block.14.")
 
 @dataclass(frozen=True)
 class Task:
-    """What every implementation is given: fp32 weights under LDM names, and the inputs of one picture.
+    """What every implementation is given: weights under LDM names, and the inputs of one picture in fp32.
 
-    files, networks: ControlNets as files and as their tensors, mapped from those files; control i uses
-    network i modulo their number. noise [1,4,H,W]; cond, uncond [1,TOKENS,context_dim];
-    y [1,adm_in_channels] or None; hints: one [1,3,8H,8W] in 0..1 for each control.
+    dtype: of weights and arithmetic. files, networks: ControlNets as files and as their tensors, mapped from
+    those files; control i uses network i modulo their number. noise [1,4,H,W]; cond, uncond
+    [1,TOKENS,context_dim]; y [1,adm_in_channels] or None; hints: one [1,3,8H,8W] in 0..1 for each control.
     """
 
     config: UNetConfig
+    dtype: torch.dtype
     unet: dict[str, Tensor]
     files: list[Path]
     networks: list[dict[str, Tensor]]
@@ -55,18 +56,18 @@ class Task:
     hints: list[Tensor]
 
 
-def write_networks(config: UNetConfig, number: int, folder: Path) -> list[Path]:
-    """Random ControlNets as safetensors files in fp32 and LDM names."""
+def write_networks(config: UNetConfig, number: int, folder: Path, dtype: torch.dtype) -> list[Path]:
+    """Random ControlNets as safetensors files in LDM names."""
     paths = []
     for i in range(number):
         path = folder / f"cnet_benchmark_{i}.safetensors"
-        state = random_state(ControlNet(config, device="meta"), torch.Generator().manual_seed(1 + i))
+        state = random_state(ControlNet(config, device="meta"), torch.Generator().manual_seed(1 + i), dtype)
         save_file(state, path, config_metadata(config))
         paths.append(path)
     return paths
 
 
-def random_task(config: UNetConfig, size: int, controls: int, files: list[Path]) -> Task:
+def random_task(config: UNetConfig, size: int, controls: int, files: list[Path], dtype: torch.dtype) -> Task:
     generator = torch.Generator().manual_seed(0)
     side, width = size // 8, config.adm_in_channels
 
@@ -75,7 +76,8 @@ def random_task(config: UNetConfig, size: int, controls: int, files: list[Path])
 
     return Task(
         config,
-        random_state(UNet(config, device="meta"), generator),
+        dtype,
+        random_state(UNet(config, device="meta"), generator, dtype),
         files,
         [load_file(path) for path in files],
         normal(1, config.in_channels, side, side),
@@ -86,12 +88,14 @@ def random_task(config: UNetConfig, size: int, controls: int, files: list[Path])
     )
 
 
-def bytes_of(network: nn.Module) -> int:
-    """Bytes of a network's weights in fp32; it may be on the meta device."""
-    return 4 * sum(tensor.numel() for tensor in network.state_dict().values())
+def bytes_of(network: nn.Module, dtype: torch.dtype) -> int:
+    """Bytes of a network's weights in this precision; it may be on the meta device."""
+    return dtype.itemsize * sum(tensor.numel() for tensor in network.state_dict().values())
 
 
-def random_state(network: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+def random_state(
+    network: nn.Module, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     """Weights for a network on the meta device: variance 1/fan_in, norms about the identity."""
     state = {}
     for name, like in network.state_dict().items():
@@ -100,6 +104,7 @@ def random_state(network: nn.Module, generator: torch.Generator) -> dict[str, Te
             state[name] = value.mul_(like[0].numel() ** -0.5 * (0.1 if name.startswith(JOINS) else 1.0))
         else:
             state[name] = value.mul_(0.1).add_(1.0 if name.endswith("weight") else 0.0)
+        state[name] = state[name].to(dtype)
     return state
 
 

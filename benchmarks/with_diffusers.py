@@ -16,8 +16,8 @@ from .weights import CFG, Task, noise_levels
 class Diffusers:
     """UNet2DConditionModel and ControlNetModels that hold the task's tensors, not copies of them."""
 
-    def __init__(self, task: Task):
-        self.task = task
+    def __init__(self, task: Task, device: str):
+        self.task, self.like = task, {"device": device, "dtype": task.dtype}
         config = task.config
         with torch.device("meta"):
             self.unet: Any = diffusers.UNet2DConditionModel(**sizes(config, up=True))
@@ -28,6 +28,8 @@ class Diffusers:
         give(self.unet, to_diffusers(task.unet, config))
         for net, state in zip(self.nets, task.networks, strict=True):
             give(net, to_diffusers(state, config, len(HINT_WIDTHS)))
+        for network in (self.unet, *self.nets):
+            network.to(device)
 
     def sample(self, count: int, timesteps: list[int]) -> Tensor:
         """One whole run of Euler's method with `count` controls: the latent [1,4,H,W].
@@ -37,11 +39,11 @@ class Diffusers:
         """
         task = self.task
         sigmas = noise_levels(timesteps)
-        context = torch.cat([task.uncond, task.cond])
-        hints = [torch.cat([hint, hint]) for hint in task.hints[:count]]
-        x = task.noise * sigmas[0]
+        context = torch.cat([task.uncond, task.cond]).to(**self.like)
+        hints = [torch.cat([hint, hint]).to(**self.like) for hint in task.hints[:count]]
+        x = task.noise.to(self.like["device"]) * sigmas[0]
         for timestep, sigma, following in zip(timesteps, sigmas[:-1], sigmas[1:], strict=True):
-            scaled = torch.cat([x, x]) / (sigma**2 + 1).sqrt()
+            scaled = (torch.cat([x, x]) / (sigma**2 + 1).sqrt()).to(task.dtype)
             down, mid = self.residuals(scaled, timestep, context, hints)
             uncond, cond = self.unet(
                 scaled,
@@ -51,7 +53,7 @@ class Diffusers:
                 mid_block_additional_residual=mid,
                 return_dict=False,
             )[0].chunk(2)
-            x = x + (uncond + (cond - uncond) * CFG) * (following - sigma)
+            x = x + (uncond.float() + (cond.float() - uncond.float()) * CFG) * (following - sigma)
         return x
 
     def residuals(

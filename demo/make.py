@@ -3,13 +3,14 @@
 An autoencoder, a base (UNet and text encoder) and three ControlNets are trained one after the other on scenes
 drawn on the fly. Each stage is saved when it is done and skipped when its file exists; a stage that was
 interrupted goes on from its last state in demo/cache. On two CPU cores of 2.5 GHz everything takes two and
-a half hours. The shipped files were trained while the lengths below were still being settled: a rebuild gives
-their like, not their bytes.
+a half hours, on a GPU (--device cuda) minutes. The shipped files were trained while the lengths below were
+still being settled: a rebuild gives their like, not their bytes.
 """
 
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -95,21 +96,29 @@ def latent_colours(images: Tensor, latents: Tensor) -> list[list[float]]:
 class Maker:
     """The stages, writing weights below `weights` and resumable states below `states`.
 
-    workers: processes that make the scenes beside the training; they are forked, see `batches`.
+    workers: processes that draw the scenes beside the training. device: where to train.
     """
 
-    def __init__(self, weights: Path, states: Path, plans: Mapping[str, Plan] = PLANS, workers: int = 0):
-        self.weights, self.states, self.plans, self.workers = weights, states, plans, workers
+    def __init__(
+        self,
+        weights: Path,
+        states: Path,
+        plans: Mapping[str, Plan] = PLANS,
+        workers: int = 0,
+        device: str = "cpu",
+    ):
+        self.weights, self.states, self.plans = weights, states, plans
+        self.workers, self.device = workers, device
         states.mkdir(parents=True, exist_ok=True)
 
     def autoencoder(self) -> None:
         """First on scenes half as large again, whose details it finds easier, then on the base's size."""
         torch.manual_seed(self.plans["autoencoder"].seed)
-        net = TinyAutoencoder(AUTOENCODER).to(memory_format=torch.channels_last)
+        net = TinyAutoencoder(AUTOENCODER).to(self.device, memory_format=torch.channels_last)
         self.train_autoencoder("autoencoder", net, SIZE * 3 // 2)
         self.train_autoencoder("autoencoder_fit", net, SIZE)
         with torch.no_grad():
-            images = next(batches(Scenes(64, 0), 0))["images"]
+            images = next(batches(Scenes(64, 0), device=self.device))["images"]
             latents = net.encode(images)
         scale = 1 / float(latents.std())
         save(
@@ -128,7 +137,7 @@ class Maker:
             name,
             {"autoencoder": net},
             plan,
-            lambda start: batches(Scenes(plan.batch, start, size=size), self.workers),
+            lambda start: batches(Scenes(plan.batch, start, size=size), self.workers, self.device),
             autoencoder_loss(net),
             self.states / f"{name}.pt",
         )
@@ -136,6 +145,7 @@ class Maker:
     def encoder(self) -> Callable[[Tensor], Tensor]:
         """From pictures in -1..1 to the latents that the UNet sees."""
         net, scale = load_autoencoder(self.weights)
+        net.to(self.device)
         return lambda images: net.encode(images) * scale
 
     def base(self) -> None:
@@ -147,12 +157,13 @@ class Maker:
         for name, parameter in unet.named_parameters():
             if name.startswith("out.2.") or ".out_layers.3." in name or ".proj_out." in name:
                 nn.init.zeros_(parameter)
-        unet.to(memory_format=torch.channels_last)
+        unet.to(self.device, memory_format=torch.channels_last)
+        text.to(self.device)
         train(
             "base",
             {"unet": unet, "text": text},
             plan,
-            lambda start: batches(Scenes(plan.batch, start, encode=encode), self.workers),
+            lambda start: batches(Scenes(plan.batch, start), self.workers, self.device, encode),
             diffusion_loss(unet, text, drop=0.1),
             self.states / "base.pt",
         )
@@ -162,14 +173,14 @@ class Maker:
     def control(self, kind: str) -> None:
         plan = self.plans[kind]
         encode = self.encoder()
-        unet, text = load_base(self.weights)
+        unet, text = (part.to(self.device) for part in load_base(self.weights))
         torch.manual_seed(plan.seed)
         net = ControlNet.from_unet(unet, hint_widths=HINT_WIDTHS).to(memory_format=torch.channels_last)
         train(
             kind,
             {"control": net},
             plan,
-            lambda start: batches(Scenes(plan.batch, start, hint=kind, encode=encode), self.workers),
+            lambda start: batches(Scenes(plan.batch, start, kind), self.workers, self.device, encode),
             diffusion_loss(unet, text, drop=0.5, control=net),
             self.states / f"{kind}.pt",
             decay=0.99,
@@ -193,6 +204,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the mini checkpoints from seeds.")
     parser.add_argument("--out", type=Path, default=HERE / "weights", help="folder of the weights")
     parser.add_argument("--states", type=Path, default=HERE / "cache", help="folder of the resumable states")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default: cpu)"
+    )
     parser.add_argument("--threads", type=int, help="torch's threads (default: its own choice)")
     parser.add_argument(
         "stages", nargs="*", default=[], help=f"of {', '.join(STAGES)}; default: all, in this order"
@@ -200,8 +214,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    # On one thread there is a core left for the scenes, and nothing that a forked process could hang in.
-    maker = Maker(args.out, args.states, workers=2 if torch.get_num_threads() == 1 else 0)
+    # Scenes are drawn beside the training where it leaves cores for them.
+    workers = min(os.cpu_count() or 1, 8) if args.device == "cuda" or torch.get_num_threads() == 1 else 0
+    maker = Maker(args.out, args.states, workers=workers, device=args.device)
     for stage in args.stages or STAGES:
         if stage not in STAGES:
             parser.error(f"unknown stage {stage!r}: choose from {', '.join(STAGES)}")

@@ -50,22 +50,11 @@ class Plan:
 
 
 class Scenes(IterableDataset):
-    """Endless batches of fresh scenes: pictures or their latents, captions, hints. Deterministic from `start`
-    on.
+    """Endless batches of fresh scenes, deterministic from `start` on: "pictures" and "hints" uint8 [B,H,W,3],
+    "captions"."""
 
-    encode: from pictures [B,3,H,W] in -1..1 to latents, run where the scenes are drawn. Each batch is given
-    twice (the training noises it anew), so that drawing keeps pace with it.
-    """
-
-    def __init__(
-        self,
-        batch: int,
-        start: int,
-        hint: str | None = None,
-        encode: Callable[[Tensor], Tensor] | None = None,
-        size: int = SIZE,
-    ):
-        self.batch, self.start, self.hint, self.encode, self.size = batch, start, hint, encode, size
+    def __init__(self, batch: int, start: int, hint: str | None = None, size: int = SIZE):
+        self.batch, self.start, self.hint, self.size = batch, start, hint, size
 
     def __iter__(self) -> Iterator[dict]:
         # Batches are read from the workers in turn, so their order does not depend on how many there are.
@@ -74,37 +63,45 @@ class Scenes(IterableDataset):
         # One thread a worker: more would fight the training for the cores.
         if info is not None:
             cv2.setNumThreads(1)
-            torch.set_num_threads(1)
         for i in itertools.count(first, step):
             seed = FIRST_TRAINING_SEED + self.start + i * self.batch
             scenes = [draw_scene(seed + k, self.size) for k in range(self.batch)]
-            images = to_images(torch.from_numpy(np.stack([scene.image for scene in scenes]))) * 2 - 1
-            images = images.contiguous(memory_format=torch.channels_last)
-            out: dict = {"captions": [scene.caption for scene in scenes]}
-            if self.encode is None:
-                out["images"] = images
-            else:
-                with torch.no_grad():
-                    out["latents"] = self.encode(images)
+            drawn = {"pictures": torch.from_numpy(np.stack([scene.image for scene in scenes]))}
             if self.hint is not None:
-                out["hints"] = torch.from_numpy(np.stack([HINTS[self.hint](scene) for scene in scenes]))
-            yield out
-            yield out
+                drawn["hints"] = torch.from_numpy(np.stack([HINTS[self.hint](scene) for scene in scenes]))
+            yield {"captions": [scene.caption for scene in scenes], **drawn}
 
 
-def batches(scenes: Scenes, workers: int) -> Iterator[dict]:
-    """The scenes, made beside the training by `workers` processes, or by itself.
+def batches(
+    scenes: Scenes,
+    workers: int = 0,
+    device: str = "cpu",
+    encode: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[dict]:
+    """Batches on a device: "images" [B,3,H,W] in -1..1, "hints" in 0..1, "captions".
 
-    The processes are forked, and hang if this one ever used several threads: 0 where that is not known.
+    Each is given twice (the training noises it anew), so that drawing keeps pace with it. workers: processes
+    that draw beside the training, or 0. encode: from images to "latents", which are then given instead.
     """
-    return iter(
-        DataLoader(scenes, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
-    )
+    # Not forked: what the training's threads hold would stay locked there.
+    beside = {"num_workers": workers, "prefetch_factor": 4, "multiprocessing_context": "spawn"}
+    for drawn in DataLoader(scenes, batch_size=None, **(beside if workers else {})):
+        batch = {"captions": drawn["captions"]}
+        images = to_images(drawn["pictures"].to(device)) * 2 - 1
+        if encode is None:
+            batch["images"] = images
+        else:
+            with torch.no_grad():
+                batch["latents"] = encode(images)
+        if "hints" in drawn:
+            batch["hints"] = to_images(drawn["hints"].to(device))
+        yield batch
+        yield batch
 
 
 def to_images(pixels: Tensor) -> Tensor:
-    """uint8 [B,H,W,C] to float [B,C,H,W] in 0..1."""
-    return pixels.permute(0, 3, 1, 2).contiguous().float() / 255
+    """uint8 [B,H,W,C] to float [B,C,H,W] in 0..1, channels last in memory as they were."""
+    return pixels.permute(0, 3, 1, 2).float() / 255
 
 
 def train(
@@ -127,7 +124,7 @@ def train(
     average = [p.detach().clone() for p in parameters]
     first = 0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, weights_only=True, map_location=parameters[0].device)
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         average, first = state["average"], state["step"]
@@ -176,7 +173,7 @@ def autoencoder_loss(autoencoder: TinyAutoencoder) -> Callable[[dict, torch.Gene
         images = rearrange(batch["images"], "b c (y h) (x w) -> (b y x) c h w", y=2, x=2)
         b, _, h, w = images.shape
         noise = torch.randn(b, autoencoder.config.latent_channels, h // 8, w // 8, generator=generator)
-        return autoencoder.loss(images.contiguous(memory_format=torch.channels_last), noise)
+        return autoencoder.loss(images.contiguous(memory_format=torch.channels_last), noise.to(images.device))
 
     return loss_of
 
@@ -191,18 +188,18 @@ def diffusion_loss(
 
     def loss_of(batch: dict, generator: torch.Generator) -> Tensor:
         clean = batch["latents"]
-        b = clean.shape[0]
+        b, device = clean.shape[0], clean.device
         dropped = torch.rand(b, generator=generator) < drop
         captions = ["" if d else c for c, d in zip(batch["captions"], dropped.tolist(), strict=True)]
-        timesteps = torch.randint(0, 1000, (b,), generator=generator)
-        noise = torch.randn(clean.shape, generator=generator)
+        # Drawn on the CPU, so that they are the same for all devices.
+        timesteps = torch.randint(0, 1000, (b,), generator=generator).to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
         alpha, sigma = alpha_sigma(timesteps)
         noisy = (alpha * clean + sigma * noise).contiguous(memory_format=torch.channels_last)
-        context = text(text.tokenize(captions))
+        context = text(text.tokenize(captions).to(device))
         residuals = None
         if control is not None:
-            hint = to_images(batch["hints"]).contiguous(memory_format=torch.channels_last)
-            residuals = control(noisy, control.encode_hint(hint), timesteps, context)
+            residuals = control(noisy, control.encode_hint(batch["hints"]), timesteps, context)
         predicted = unet(noisy, timesteps, context, residuals=residuals)
         return F.mse_loss(predicted, alpha * noise - sigma * clean)
 

@@ -52,8 +52,8 @@ class ApplyControlNet(io.ComfyNode):
         **weights,
     ) -> io.NodeOutput:
         wanted = weighting(**weights)
-        conditioning.check_conditioning(control_net, positive + negative)
         control = conditioning.with_hint(control_net, image, wanted, vae, reuse_of(economy, reuse))
+        conditioning.check_conditioning(control, positive + negative)
         if wanted.absent:
             return io.NodeOutput(positive, negative)
         return io.NodeOutput(*conditioning.attach(control, positive, negative))

@@ -7,25 +7,24 @@ from typing import Any
 
 from torch import Tensor
 
-from ..cnet_core.checkpoints.bases import go_together
+from ..cnet_core.checkpoints.bases import base_name, go_together
 from ..cnet_core.control.reuse import EXACT, Reuse
 from ..cnet_core.control.weighting import Weighting
 from ..cnet_core.errors import BaseMismatchError, ControlError, HintError
+from ..cnet_core.networks.config import UNetConfig
 from .host import Control, HostControl, MergedControl, Steered
 
 
-def check_conditioning(control: Any, conditioning: list) -> None:
+def check_conditioning(control: Steered, conditioning: list) -> None:
     """Raise BaseMismatchError if the prompt was encoded for another base model than the control's."""
-    if not isinstance(control, Control):
-        return
     # Some networks read no text.
-    width = getattr(getattr(control.network.net, "config", None), "context_dim", 0)
+    width = getattr(control.config, "context_dim", 0)
     if width == 0:
         return
     for tokens, _ in conditioning:
         if tokens is not None and tokens.shape[-1] != width:
             raise BaseMismatchError(
-                f"{control.network.label} reads prompts of width {width}, and this prompt has "
+                f"{_described(control)} reads prompts of width {width}, and this prompt has "
                 f"width {tokens.shape[-1]} (SD1.5: 768, SD2.x: 1024, SDXL: 2048). Load a ControlNet made for "
                 "the base model whose text encoder made the prompt."
             )
@@ -38,8 +37,7 @@ def check_together(controls: Mapping[str, Steered]) -> None:
     """
     for (one, a), (other, b) in combinations(controls.items(), 2):
         kinds = {a.kind_of_base, b.kind_of_base} - {None}
-        configs = [getattr(c.network.net, "config", None) for c in (a, b) if isinstance(c, Control)]
-        if len(kinds) > 1 or (len(configs) == 2 and not go_together(*configs)):
+        if len(kinds) > 1 or not go_together(a.config, b.config):
             raise BaseMismatchError(
                 f"{one} holds {_described(a)}, and {other} holds {_described(b)}. Merge only controls made "
                 "for the same base model."
@@ -49,6 +47,8 @@ def check_together(controls: Mapping[str, Steered]) -> None:
 def _described(control: Steered) -> str:
     if isinstance(control, Control):
         return control.network.label
+    if isinstance(control.config, UNetConfig):
+        return f"a ControlNet for {base_name(control.config)}"
     return f"a control for {control.kind_of_base}"
 
 

@@ -84,8 +84,9 @@ def controls_of(units: dict[str, Unit], prompts: list) -> list[host.Steered]:
     for slot, unit in units.items():
         if not isinstance(unit, Unit):
             raise ControlError(f"{slot} is no control unit; connect the output of a Control Unit node.")
-        conditioning.check_conditioning(unit.control, prompts)
     controls = {slot: unit.control for slot, unit in units.items() if not unit.absent}
+    for control in controls.values():
+        conditioning.check_conditioning(control, prompts)
     conditioning.check_together(controls)
     return list(controls.values())
 

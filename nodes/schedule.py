@@ -16,6 +16,14 @@ _TO_CONTROL = "For the schedule input of Apply ControlNet or Control Unit."
 
 def _numbers(text: str, what: str) -> tuple[float, ...]:
     """Numbers apart by commas, spaces or lines. Raises ControlError naming the one that is none."""
+    parts = [part for part in (part.strip(",") for part in re.split(r"[\s;]+", text)) if part]
+    for part in parts:
+        # 0,5 may be meant as 0.5. A list of 0 and 1 alone is none, and a longer one has more commas.
+        if re.fullmatch(r"\d+,\d+", part) and (len(parts) > 1 or not re.fullmatch("[01],[01]", part)):
+            one, two = part.replace(",", "."), part.replace(",", ", ")
+            raise ControlError(
+                f"{part!r} among the {what} may be one number or two; write {one} for one, or {two} for two."
+            )
     words = [word for word in re.split(r"[\s,;]+", text) if word]
     if not words:
         raise ControlError(f"no {what} are given; write numbers apart by commas, such as 1, 0.5, 0.")

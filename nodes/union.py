@@ -44,6 +44,12 @@ class UnionHints(io.ComfyNode):
     @classmethod
     def execute(cls, control_net, **images) -> io.NodeOutput:
         count = getattr(getattr(getattr(control_net, "network", None), "net", None), "types", None)
+        if host.union_types(control_net):
+            raise ControlError(
+                "this union ControlNet was loaded by ComfyUI, and takes one hint at a time: tell its type by "
+                "ComfyUI's Set Union ControlNet Type, and connect its image to Apply ControlNet. Several at "
+                "once go into one of SDXL or SD1.5 that Load ControlNet (CNet) loads."
+            )
         if not isinstance(control_net, host.Control) or count is None:
             raise ControlError(
                 "this ControlNet takes hints of one kind only; connect its image to Apply ControlNet, or "

@@ -16,7 +16,9 @@ def alpha_sigma(timesteps: Tensor) -> tuple[Tensor, Tensor]:
     The schedule of all Stable Diffusion models: betas whose roots rise evenly from 0.00085 to 0.012.
     """
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, TIMESTEPS, dtype=torch.float64) ** 2
-    kept = torch.cumprod(1 - betas, 0)[timesteps.cpu()].float()[:, None, None, None].to(timesteps.device)
+    # Read on the device of the timesteps: the other way round, the host would wait for it.
+    table = torch.cumprod(1 - betas, 0).float().to(timesteps.device, non_blocking=True)
+    kept = table[timesteps][:, None, None, None]
     return kept.sqrt(), (1 - kept).sqrt()
 
 

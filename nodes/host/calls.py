@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from weakref import ref
 
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -103,16 +104,22 @@ class Call:
 
 @dataclass(eq=False)
 class Run:
-    """What a control keeps while one picture is sampled, and forgets afterwards."""
+    """What a control keeps while one picture is sampled, and forgets afterwards.
+
+    model: the host model that is sampled with; runs that are interrupted are not cleaned up, and must not
+    keep it alive. loaded: whether the control has had its late networks loaded.
+    """
 
     sampling: Any
     clock: Callable[[], Clock]
+    model: ref
     latent_format: Any = None
     features: dict[Any, Features] = field(default_factory=dict)
     texts: dict[Any, Text] = field(default_factory=dict)
     masks: dict[Any, Tensor] = field(default_factory=dict)
     # What was said at earlier steps, of a control that is not computed at each.
     past: Any = None
+    loaded: bool = False
 
     def forget(self) -> None:
         """Let go of everything; the host asks no more."""

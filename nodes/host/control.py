@@ -57,8 +57,13 @@ class Control(ResidualControl):
         assert self.run is not None
         self.run.latent_format = model.latent_format
 
-    def get_models(self) -> list[Any]:
-        return [*super().get_models(), self.network.patcher]
+    @property
+    def config(self) -> Any:
+        return getattr(self.network.net, "config", None)
+
+    @property
+    def networks(self) -> list[Any]:
+        return [self.network.patcher]
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> "Control":
         other = self.copy()
@@ -75,7 +80,7 @@ class Control(ResidualControl):
         about 16 times the features), for the cond and uncond halves of each hinted latent, of at most
         1024x1024 pixels.
         """
-        hint, config = self.cond_hint_original, getattr(self.network.net, "config", None)
+        hint, config = self.cond_hint_original, self.config
         if hint is None or not isinstance(config, UNetConfig):
             return super().inference_memory_requirements(dtype)
         # A hint may be a photo many times larger than the picture, whose size is not told here.
@@ -88,7 +93,7 @@ class Control(ResidualControl):
 
     @property
     def steady(self) -> bool:
-        return not isinstance(getattr(self.network.net, "config", None), UNetConfig)
+        return not isinstance(self.config, UNetConfig)
 
     def batch_key(self, call: Call) -> Any:
         return self.network, tuple(feature.shape[1:] for feature in self.hint_features(call))

@@ -4,14 +4,16 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import comfy.controlnet
 from torch import Tensor
 
+from ...cnet_core.checkpoints import StateFile, identify
 from ...cnet_core.control.merge import Part
-from ...cnet_core.errors import BaseMismatchError
+from ...cnet_core.errors import BaseMismatchError, CheckpointError
 from ..answers import Answer, Parts
 from .models import UNET, base_config
 
@@ -31,8 +33,8 @@ _BASES = (
     ("comfy.cldm.cldm", "input_blocks", "SDXL", UNET),
     ("comfy.t2i_adapter.", "input_blocks", "SDXL", UNET),
     ("comfy.ldm.flux.", "double_blocks", "Flux", "Flux"),
-    ("comfy.cldm.mmdit", "joint_blocks", "SD3", "SD3"),
-    ("comfy.cldm.dit_embedder", "joint_blocks", "SD3", "SD3.5"),
+    ("comfy.cldm.mmdit", "joint_blocks", "SD3", "SD3 or SD3.5"),
+    ("comfy.cldm.dit_embedder", "joint_blocks", "SD3", "SD3 or SD3.5"),
     ("comfy.ldm.qwen_image.", "transformer_blocks", "QwenImage", "Qwen-Image"),
     ("comfy.ldm.hydit.", "mlp_t5", "HunyuanDiT", "HunyuanDiT"),
     ("comfy.ldm.cascade.", "clip_txt_mapper", "StableCascade_C", "Stable Cascade's stage C"),
@@ -60,6 +62,13 @@ def hint_channels(inner: Any) -> int:
     if inner.latent_format is not None or block is None:
         return 3
     return int(block[0].in_channels)
+
+
+def union_types(inner: Any) -> int:
+    """How many types of hint a host's union control tells apart; 0 for a control without types."""
+    network = network_of(inner)
+    names = ("num_union_modes", "num_control_type")
+    return next((count for name in names if (count := getattr(network, name, None))), 0)
 
 
 def steady(inner: Any) -> bool:
@@ -94,6 +103,19 @@ def check_base(inner: Any, model: Any) -> None:
 def kind_of_base(inner: Any) -> str | None:
     """The kind of base model that a host's control was made for, as users call it; None if not known."""
     return next((name for place, _, _, name in _BASES if _module_of(inner).startswith(place)), None)
+
+
+def config_of(inner: Any) -> Any:
+    """The sizes of a host's control for a UNet, as its tensors tell them; None where they do not."""
+    if kind_of_base(inner) != UNET:
+        return None
+    tensors = inner.control_weights if _is_lora(inner) else network_of(inner).state_dict()
+    try:
+        file = StateFile(Path(), tensors)
+        family = identify(file)
+        return None if family.open is None else getattr(family.open(file, family), "config", None)
+    except CheckpointError:
+        return None
 
 
 def _module_of(inner: Any) -> str:

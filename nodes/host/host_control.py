@@ -1,6 +1,7 @@
 """A control that the host made, weighed as the pack's own are."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import comfy.controlnet
@@ -32,6 +33,10 @@ class HostControl(ResidualControl):
     @property
     def kind_of_base(self) -> str | None:
         return foreign.kind_of_base(self.inner)
+
+    @cached_property
+    def config(self) -> Any:
+        return foreign.config_of(self.inner)
 
     def copy(self) -> "HostControl":
         other = HostControl(self.inner.copy())
@@ -72,8 +77,9 @@ class HostControl(ResidualControl):
             self.inner.cleanup()
         super().cleanup()
 
-    def get_models(self) -> list[Any]:
-        return [*super().get_models(), *self.inner.get_models()]
+    @property
+    def networks(self) -> list[Any]:
+        return self.inner.get_models()
 
     def get_extra_hooks(self) -> list[Any]:
         return super().get_extra_hooks() + self.inner.get_extra_hooks()

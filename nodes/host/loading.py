@@ -1,6 +1,7 @@
 """From a file of the host's controlnet folders to a CONTROL_NET."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -38,27 +39,38 @@ def load_control(
     pooling: str = "auto",
     base_control_net: str | None = None,
     compiled: bool = False,
+    overlap: bool = False,
 ) -> Any:
     """A CONTROL_NET from a file of the host's controlnet folders.
 
     model: a MODEL, for files whose weights add to their base model's. base_control_net: another file, for
     those whose weights add to another ControlNet's. precision: a key of PRECISIONS; pooling: global average
     pooling of the residuals, "auto" as the file's metadata says, "on" or "off". compiled: by torch.compile,
-    when it first runs.
+    when it first runs. overlap: it runs beside the UNet's encoder, on CUDA.
+    A base that the file does not need is named in the log.
     Families that the host knows and we do not are made by the host. Raises CheckpointError for all others.
     """
     path = controlnet_path(name)
     file = read_state_dict(path)
     family = identify(file)
-    if family.open is not None:
-        opened = family.open(file, family)
+    opened = None if family.open is None else family.open(file, family)
+    for given, value, need in (
+        ("model", model, "unet"),
+        ("base_control_net", base_control_net, "controlnet"),
+    ):
+        if value is not None and getattr(opened, "needs", None) != need:
+            logging.warning(
+                f"{name} is a {family.name}, whose weights do not add to those at {given}: that input has no "
+                "effect, disconnect or clear it."
+            )
+    if opened is not None:
         base: Mapping[str, Tensor] | None = None
         if opened.needs == "unet" and model is not None:
             opened.check_base(base_config(model.model), name)
             base = encoder_tensors(model)
         elif opened.needs == "controlnet" and base_control_net is not None:
             base = read_state_dict(controlnet_path(base_control_net)).tensors
-        return load_native(opened, name, base, precision, pooling, compiled)
+        return load_native(opened, name, base, precision, pooling, compiled, overlap)
     loader = getattr(comfy.controlnet, "load_controlnet", None)
     if family.kind == "host" and loader is not None:
         control = loader(path)
@@ -75,6 +87,7 @@ def load_native(
     precision: str = "auto",
     pooling: str = "auto",
     compiled: bool = False,
+    overlap: bool = False,
 ) -> Control:
     """The CONTROL_NET of an opened file; base: the weights that it `needs`."""
     status = os.stat(file.path)
@@ -85,7 +98,12 @@ def load_native(
         network = _network(file, name, base, precision, compiled)
         if base is None:
             _LOADED[key] = network
-    control = (LLLiteControl if isinstance(network.net, LLLite) else Control)(network)
+    if isinstance(network.net, LLLite):
+        # Part of the UNet's own layers: there is nothing to run beside them.
+        control: Control = LLLiteControl(network)
+    else:
+        control = Control(network)
+        control.overlap = overlap
     stated = getattr(file, "global_average_pooling", False)
     control.global_average_pooling = stated if pooling == "auto" else pooling == "on"
     return control

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ...cnet_core.control.merge import Rule
-from ..answers import Answer, Parts, add, merge_parts
+from ..answers import Answer, Parts, merge_parts
 from .calls import Call
-from .steered import Steered
+from .models import size_of
+from .steered import Steered, chained
 
 
 class MergedControl(comfy.controlnet.ControlBase):
@@ -56,21 +57,26 @@ class MergedControl(comfy.controlnet.ControlBase):
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         own = sum(control.inference_memory_requirements(dtype) for control in self.controls)
+        # Controls of one network share it, and one that always acts has it loaded for all.
+        late = [patcher for control in self.controls for patcher in control.late]
+        loaded = self.get_models()
+        own -= size_of(late) - size_of([patcher for patcher in dict.fromkeys(late) if patcher not in loaded])
         return own + super().inference_memory_requirements(dtype)
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict
     ) -> Answer | None:
-        previous = None
-        if self.previous_controlnet is not None:
-            previous = self.previous_controlnet.get_control(
-                x_noisy, t, cond, batched_number, transformer_options
-            )
-        spoken = self.parts(Call(x_noisy, t, cond, batched_number, transformer_options))
-        present = [parts for parts in spoken if parts is not None]
-        if not present:
-            return previous
-        return add(merge_parts(present, self.rule), previous)
+        call = Call(x_noisy, t, cond, batched_number, transformer_options)
+        for control in self.controls:
+            control.load(call)
+        # One that changes the UNet's own layers must be through before these run.
+        overlap = all(control.overlap for control in self.controls)
+        return chained(self, call, lambda: self.answer(call), overlap)
+
+    def answer(self, call: Call) -> Answer | None:
+        """What the controls say together."""
+        present = [parts for parts in self.parts(call) if parts is not None]
+        return merge_parts(present, self.rule) if present else None
 
     def parts(self, call: Call) -> list[Parts | None]:
         """What each control says, in the controls' order; None for the silent ones."""

@@ -1,7 +1,8 @@
 """Networks in the host's keeping: their precision, their devices, and the MODEL of the mini checkpoints."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -265,6 +266,27 @@ def models_kept_loaded() -> Iterator[None]:
     loaded = comfy.model_management.loaded_models(only_currently_used=True)
     yield
     comfy.model_management.load_models_gpu(loaded)
+
+
+def size_of(patchers: Sequence[Any]) -> int:
+    """Bytes of the weights in the host's keeping."""
+    return sum(patcher.model_size() for patcher in patchers)
+
+
+# Several devices sample in threads of their own.
+_LOADING = threading.Lock()
+
+
+def load_amid_sampling(patchers: Sequence[Any], memory: float) -> None:
+    """Load more networks while a model is sampled with, beside those in use on their device.
+
+    memory: bytes that must stay free for the model to run.
+    """
+    with _LOADING:
+        devices = {patcher.load_device for patcher in patchers}
+        in_use = comfy.model_management.loaded_models(only_currently_used=True)
+        kept = [patcher for patcher in in_use if patcher.load_device in devices]
+        comfy.model_management.load_models_gpu([*kept, *patchers], memory_required=memory)
 
 
 def result_device() -> torch.device:

@@ -1,6 +1,5 @@
 """Reference-only as a control: the host's UNet looks at a reference picture through its self-attention."""
 
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,8 +83,6 @@ class ReferenceControl(Steered):
             )
         self.blocks = list(transformer_blocks(config))
         self.block_weights = self.weighting.blocks.of_unet(len(config.residual_channels) - 1)
-        # Runs that are interrupted are not cleaned up: a control must not keep the model alive.
-        self.model = weakref.ref(model)
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         """Bytes of the keys and values that a step keeps, for pictures of at most 1024x1024."""
@@ -181,7 +178,8 @@ class ReferenceControl(Steered):
         return latent, noise
 
     def _model(self) -> Any:
-        model = self.model()
+        assert self.run is not None
+        model = self.run.model()
         assert model is not None, "a control is only asked while its model runs"
         return model
 

@@ -4,14 +4,16 @@ The contract is that of `comfy.controlnet.ControlBase`, of which ours are subcla
 host adds to it arrives here too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import comfy.controlnet
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.utils
+import torch
 from torch import Tensor
 
 from ...cnet_core.control.mask import fit_mask, token_grid
@@ -22,7 +24,8 @@ from ...cnet_core.control.timing import Timing
 from ...cnet_core.control.weighting import Weighting
 from ..answers import Answer, Parts, add, merge_parts, weigh
 from .calls import Call, Run, window_of
-from .models import UNET
+from .models import UNET, load_amid_sampling, size_of
+from .overlap import Awaited, beside
 
 
 class Steered(comfy.controlnet.ControlBase):
@@ -33,6 +36,8 @@ class Steered(comfy.controlnet.ControlBase):
         self.weighting = Weighting()
         # Only controls that answer with residuals can follow it.
         self.reuse = Reuse()
+        # Whether it runs beside the UNet's encoder, where the device can.
+        self.overlap = False
         self.run: Run | None = None
 
     @property
@@ -40,9 +45,14 @@ class Steered(comfy.controlnet.ControlBase):
         """The kind of base model that it was made for, as users call it; None where that is not known."""
         return UNET
 
+    @property
+    def config(self) -> Any:
+        """The sizes of its network, UNetConfig or AdapterConfig; None where it has others or none."""
+        return None
+
     def copy_to(self, other: "Steered") -> None:
         super().copy_to(other)
-        other.weighting, other.reuse = self.weighting, self.reuse
+        other.weighting, other.reuse, other.overlap = self.weighting, self.reuse, self.overlap
 
     def set_cond_hint(
         self,
@@ -68,24 +78,51 @@ class Steered(comfy.controlnet.ControlBase):
                 clocks.append(Clock.of(percent_to_timestep_function))
             return clocks[0]
 
-        self.run = Run(model.model_sampling, clock)
+        self.run = Run(model.model_sampling, clock, ref(model))
         _forget_at_the_end(self.run, getattr(model, "current_patcher", None))
 
     def cleanup(self) -> None:
         super().cleanup()
         self.run = None
 
+    @property
+    def networks(self) -> list[Any]:
+        """The model patchers of its own networks."""
+        return []
+
+    def get_models(self) -> list[Any]:
+        """What the host loads before a run, of the whole chain.
+
+        The steps of a run are not told before it begins, and a range may miss them all. So the networks of a
+        control that depends on the time are loaded when it first speaks.
+        """
+        return [*super().get_models(), *(() if self.weighting.timed else self.networks)]
+
+    @property
+    def late(self) -> list[Any]:
+        """The networks that get_models leaves out."""
+        return self.networks if self.weighting.timed else []
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> int:
+        """Bytes that the host keeps free: for the networks that are loaded later, of the whole chain."""
+        return size_of(self.late) + int(super().inference_memory_requirements(dtype))
+
+    def load(self, call: Call) -> None:
+        """Have the host load the networks that get_models left out, if the control speaks at this step."""
+        if self.run is None or self.run.loaded or not self.late or not any(self.rows(call)):
+            return
+        model = self.run.model()
+        assert model is not None, "a control is only asked while its model runs"
+        load_amid_sampling(self.late, model.memory_required(list(call.x.shape)))
+        self.run.loaded = True
+
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict, batched_number: int, transformer_options: dict
     ) -> Answer | None:
         """Residuals for a chunk of cond and uncond latents x_noisy [n*B,C,H,W] at noise levels t [n*B]."""
-        previous = None
-        if self.previous_controlnet is not None:
-            previous = self.previous_controlnet.get_control(
-                x_noisy, t, cond, batched_number, transformer_options
-            )
-        answer = self.answer(Call(x_noisy, t, cond, batched_number, transformer_options))
-        return previous if answer is None else add(answer, previous)
+        call = Call(x_noisy, t, cond, batched_number, transformer_options)
+        self.load(call)
+        return chained(self, call, lambda: self.answer(call), self.overlap)
 
     def answer(self, call: Call) -> Answer | None:
         """What this control says by itself, weighed."""
@@ -145,6 +182,31 @@ class Steered(comfy.controlnet.ControlBase):
         if residual.ndim == 3:
             return fitted.flatten(1)[..., None]
         return fitted.view(fitted.shape[0], *[1] * (residual.ndim - 3), height, width)
+
+
+def chained(
+    control: comfy.controlnet.ControlBase, call: Call, own: Callable[[], Answer | None], overlap: bool
+) -> Answer | None:
+    """What a control answers by itself on top of what the chain before it does.
+
+    overlap: while the UNet's encoder runs. Not so the chain before, which may change the encoder.
+    """
+    before = control.previous_controlnet
+    previous = None
+    if before is not None:
+        previous = before.get_control(call.x, call.t, call.cond, call.chunks, call.options)
+
+    def ask() -> Answer | None:
+        answer = own()
+        return previous if answer is None else add(answer, previous)
+
+    if not overlap:
+        return ask()
+    given = [call.x, call.t, *call.cond.values()]
+    for residuals in (previous or {}).values():
+        # Those of the same stream are waited for where they are read.
+        given += [] if isinstance(residuals, Awaited) else residuals
+    return beside(ask, (value for value in given if isinstance(value, Tensor)), call.x.device)
 
 
 def _forget_at_the_end(run: Run, patcher: Any) -> None:

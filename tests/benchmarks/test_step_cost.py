@@ -25,6 +25,7 @@ SMALL = {
     "rounds": 1,
     "steps": 1,
     "clock": "wall",
+    "device": "cpu",
     "comfyui": None,
     "host_args": [],
 }
@@ -106,13 +107,14 @@ def assert_all_agree(report: dict, peers: set[str]) -> None:
 
 def test_what_does_not_fit_into_memory_is_not_begun():
     with pytest.raises(SystemExit, match="fewer --networks"):
-        check_memory(BASES["sdxl"], 10_000)
+        check_memory(BASES["sdxl"], 10_000, torch.float32)
 
 
 def raw_figures() -> dict:
     return {
         "machine": {
             "cpu": "a cpu",
+            "gpu": None,
             "cores": 2,
             "threads": 2,
             "torch": "2",
@@ -127,6 +129,7 @@ def raw_figures() -> dict:
             "rounds": 3,
             "steps": 4,
             "clock": "wall",
+            "device": "cpu",
         },
         "floor": 0.33,
         "left_out": {"diffusers": "not installed"},

@@ -1,15 +1,17 @@
 """Run by a host's own Python: our networks beside the host's and kohya's, on the host's UNet.
 
-Arguments: the host's folder, an empty folder for files, kohya's node file or "none". Prints one line of JSON:
-the largest difference of each comparison, and the size of what the control changes.
+Arguments: the host's folder, an empty folder for files, kohya's node file or "none", the file of LLLite in
+sd-scripts or "none". Prints one line of JSON: the largest difference of each comparison, and the size of what
+the control changes.
 """
 
 import importlib.util
 import json
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
-ROOT, SCRATCH, KOHYA = sys.argv[1:4]
+ROOT, SCRATCH, KOHYA, SD_SCRIPTS = sys.argv[1:5]
 sys.argv = [sys.argv[0], "--cpu", "--use-pytorch-cross-attention"]
 sys.path.insert(0, ROOT)
 sys.path.append(str(Path(__file__).resolve().parents[2]))
@@ -26,7 +28,7 @@ from comfy.t2i_adapter.adapter import Adapter, Adapter_light  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from cnet_core.checkpoints import open_control  # noqa: E402
-from cnet_core.control.lllite import add_patches, corrections  # noqa: E402
+from cnet_core.control.lllite import add_patches, corrections, layers_changed  # noqa: E402
 from cnet_core.networks.config import UNetConfig  # noqa: E402
 from cnet_core.networks.lllite import LayerSizes, LLLite, transformer_blocks  # noqa: E402
 from cnet_core.networks.unet import UNet  # noqa: E402
@@ -129,11 +131,16 @@ def compare_adapter(name, theirs, config):
     }
 
 
+def module_at(file):
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def compare_lllite(node_file):
     """The host's UNet with kohya's patches and with ours, every hooked layer in the file."""
-    spec = importlib.util.spec_from_file_location("kohya", node_file)
-    kohya = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(kohya)
+    kohya = module_at(node_file)
     sizes = {}
     for (kind, number), (channels, scale, depth) in transformer_blocks(XL).items():
         block = "middle_block" if kind == "middle" else f"{kind}_blocks_{number}"
@@ -164,6 +171,36 @@ def compare_lllite(node_file):
     }
 
 
+def compare_all_layers(file):
+    """The host's UNet with every layer that sd-scripts can hook, hooked by it and by us."""
+    # Of its own library it needs only the logging, and a class for an annotation.
+    sys.modules["library"] = sys.modules["library.utils"] = MagicMock()
+    sd_scripts = module_at(file)
+    sd_scripts.ATTN1_2_ONLY = sd_scripts.SKIP_OUTPUT_BLOCKS = False
+    sd_scripts.ControlNetLLLite.UNET_TARGET_REPLACE_MODULE = ["SpatialTransformer"]
+    unet = host_unet(XL)
+    x, t, context, y, hint = inputs(XL, 16, 24)
+    bare = unet(x, t, context, y)
+    original = sd_scripts.ControlNetLLLite(unet, cond_emb_dim=12, mlp_dim=10, multiplier=0.7)
+    # Its modules become its own when it takes the place of the layers' forward.
+    original.apply_to()
+    randomised(original)
+    original.set_cond_image(2 * hint - 1)
+    theirs = unet(x, t, context, y)
+    original.set_cond_image(None)
+    net = open_control(saved(original.state_dict(), "all_layers")).build()
+    found, options = corrections(net, net.encode_hint(hint), [0.7, 0.7]), {}
+    add_patches(options, found.attention)
+    with layers_changed(unet, found.layers):
+        ours = unet(x, t, context, y, transformer_options=options)
+    return {
+        "layers": [len(original.unet_modules), len(net.names), len(found.layers)],
+        "unet": float((ours - theirs).abs().max()),
+        "after": float((unet(x, t, context, y) - bare).abs().max()),
+        "effect": float((theirs - bare).abs().max()),
+    }
+
+
 NAMES = ("attn1_patch", "attn2_patch")
 
 with torch.no_grad():
@@ -178,4 +215,6 @@ with torch.no_grad():
     }
     if KOHYA != "none":
         found["lllite"] = compare_lllite(KOHYA)
+    if SD_SCRIPTS != "none":
+        found["all layers"] = compare_all_layers(SD_SCRIPTS)
 print(json.dumps(found))

@@ -53,8 +53,9 @@ def random_net(config: UNetConfig, count: int) -> UnionControlNet:
         for name, parameter in net.named_parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-            elif name != "task_embedding":
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
+            else:
+                # Embeddings of types are drawn 18 times as large, and would drown the hint.
+                parameter.normal_(std=1 if name == "task_embedding" else parameter[0].numel() ** -0.5)
     return net.eval().requires_grad_(False)
 
 

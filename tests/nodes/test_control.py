@@ -2,7 +2,10 @@
 
 import hashlib
 
+import pytest
 import torch
+
+from minihost import shims
 
 
 def hash_of(model) -> str:
@@ -59,6 +62,57 @@ def test_the_parts_of_a_range_differ_from_the_whole(prompts, draw, load, apply, 
     plain = draw(**prompts)
     pictures = [early, late, whole, plain]
     assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The model patchers of each time that the host is asked to load some."""
+    asked, load = [], shims.model_management.load_models_gpu
+    monkeypatch.setattr(
+        shims.model_management,
+        "load_models_gpu",
+        lambda models, **how: asked.append(list(models)) or load(models, **how),
+    )
+    return asked
+
+
+def test_a_range_that_misses_every_step_loads_no_weights(
+    prompts, draw, load, apply, unit, merge, hint, loads, base
+):
+    """It lies between the second and the third of four steps."""
+    control, missed = load("first"), {"start_percent": 0.501, "end_percent": 0.502}
+    plain = draw(**prompts)
+    loads.clear()
+    assert torch.equal(draw(**apply(prompts, control, hint, **missed)), plain)
+    assert torch.equal(draw(**merge(prompts, unit(control, hint, **missed))), plain)
+    assert loads == [[base[0]], [base[0]]]
+
+
+def test_weights_of_a_range_are_loaded_once_when_it_begins(
+    prompts, draw, load, apply, unit, merge, hint, loads, base
+):
+    control = load("first")
+    late = {"start_percent": 0.5}
+    patcher = control.network.patcher
+    draw(**apply(prompts, control, hint, **late))
+    assert loads == [[base[0]], [patcher]]
+    loads.clear()
+    draw(**merge(prompts, unit(control, hint), unit(control, 1 - hint, **late)))
+    assert loads[0] == [base[0], patcher] and all(models == [patcher] for models in loads[1:])
+
+
+def test_the_host_keeps_room_for_weights_that_are_loaded_later(prompts, load, apply, unit, merge, hint):
+    control, late = load("first"), {"end_percent": 0.5}
+
+    def room(controlled):
+        return controlled["positive"][0][1]["control"].inference_memory_requirements(torch.float32)
+
+    size = control.network.patcher.model_size()
+    whole = room(apply(prompts, control, hint))
+    assert room(apply(prompts, control, hint, **late)) == whole + size
+    early = unit(control, hint, **late)
+    assert room(merge(prompts, early, early)) == 2 * whole + size
+    assert room(merge(prompts, early, unit(control, hint))) == 2 * whole
 
 
 def test_the_hint_is_encoded_once_per_run(prompts, draw, load, apply, hint):

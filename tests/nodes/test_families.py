@@ -151,6 +151,17 @@ def test_a_control_lora_is_merged_with_the_model_that_is_connected(load, mini, a
         load("lora")
 
 
+def test_a_base_that_a_file_does_not_need_is_named_in_the_log(load, mini, caplog):
+    load("shuffle", model=mini.model, base_control_net="first.safetensors")
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 2 and all("shuffle.safetensors is a ControlNet" in message for message in told)
+    assert "those at model:" in told[0] and "those at base_control_net:" in told[1]
+    caplog.clear()
+    load("lora", model=mini.model)
+    load("shuffle")
+    assert not caplog.records
+
+
 def test_an_adapter_acts_alone_and_merged_with_a_controlnet(load, mini, unit, merge, hint):
     adapter, canny = load("adapter"), load("cnet_mini_canny")
     calls = []

@@ -154,11 +154,13 @@ def test_wrong_input_is_refused_with_the_mend(call, apply, prompts, hint, draw, 
 
 def test_models_without_a_unet_are_refused_before_sampling(call, base, hint):
     control = call("CNetReference", style_fidelity=0.5).set_cond_hint(hint.movedim(-1, 1), vae=base[2])
-    model = SimpleNamespace(
-        model_config=SimpleNamespace(unet_config={"depth": 19}), model_sampling=base[0].model.model_sampling
-    )
+
+    class Transformer:
+        model_config = SimpleNamespace(unet_config={"depth": 19})
+        model_sampling = base[0].model.model_sampling
+
     with pytest.raises(ValueError, match="the reference control was made for a Stable Diffusion UNet"):
-        control.pre_run(model, float)
+        control.pre_run(Transformer(), float)
 
 
 def test_an_inpainting_model_sees_the_reference_unmasked(call, base, prompts, refer):

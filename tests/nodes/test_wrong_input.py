@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from cnet_core.networks.config import UNetConfig
+from cnet_core.networks.controlnet import ControlNet
 from minihost.shims.controlnet import ControlBase
+
+from .conftest import BASE, OTHERS, WIDTHS
 
 
 class Adapter(ControlBase):
@@ -138,6 +142,19 @@ def region_outside_the_canvas(b: Any) -> bool:
     return equal(together, b.with_hint(b.hint)) and b.merge(b.prompts, outside, mode="regions") == b.prompts
 
 
+def unit_of_another_base_that_is_off(b: Any) -> bool:
+    off = [b.unit(b.load(name), b.hint, enabled=False) for name in ("wide_text", "wide")]
+    none = b.unit(b.load("wide_text"), b.hint, strength=0.0)
+    together = b.draw(**b.merge(b.prompts, b.unit(b.control, b.hint), none, *off))
+    return equal(together, b.with_hint(b.hint)) and b.merge(b.prompts, *off) == b.prompts
+
+
+def strengths_without_spaces(b: Any) -> bool:
+    written = {"0,1": (0, 1), "1,0.5,0": (1, 0.5, 0), "2,3,4": (2, 3, 4), "0, 5": (0, 5), "1,\n,0": (1, 0)}
+    found = {text: b.call("CNetFrameStrengths", strengths=text).over_frames for text in written}
+    return found == written
+
+
 def more_frame_strengths_than_pictures(b: Any) -> bool:
     frames = b.call("CNetFrameStrengths", strengths="0.5 0 0 0")
     return equal(b.with_hint(b.hint, schedule=frames), b.with_hint(b.hint, strength=0.5))
@@ -178,6 +195,8 @@ HANDLED = {
     "mask of another size: fitted by area": mask_of_another_size,
     "mask without a batch: for all pictures": mask_without_a_batch,
     "region outside the canvas: left out at no cost": region_outside_the_canvas,
+    "unit of another base that is off or of strength 0: left out": unit_of_another_base_that_is_off,
+    "strengths apart by commas without spaces: as written": strengths_without_spaces,
     "more frame strengths than pictures: the first ones": more_frame_strengths_than_pictures,
     "host's control with one row: for every picture": hosts_control_that_answers_for_one_row,
 }
@@ -209,6 +228,10 @@ REFUSED = {
     "prompt of another base, in a merge": (
         lambda b: b.merge(b.prompts, b.unit(b.control, b.hint), b.unit(b.load("wide_text"), b.hint)),
         ["wide_text.safetensors", "width 16", "Load a ControlNet made for"],
+    ),
+    "prompt of another base, of a host's control": (
+        lambda b: b.apply(b.prompts, ForUNet(OTHERS["wide_text"]), b.hint),
+        ["width 16", "width 8", "Load a ControlNet made for"],
     ),
     "another UNet": (
         lambda b: b.draw(**b.apply(b.prompts, b.load("wide"), b.hint)),
@@ -259,6 +282,10 @@ REFUSED = {
         lambda b: b.call("CNetUnionHints", control_net=b.control, canny=b.hint),
         ["hints of one kind only", "load a union ControlNet"],
     ),
+    "union hint for a union ControlNet that the host runs": (
+        lambda b: b.call("CNetUnionHints", control_net=ForFlux(types=7), canny=b.hint),
+        ["loaded by ComfyUI", "Set Union ControlNet Type", "Apply ControlNet"],
+    ),
     "union hint and another": (
         lambda b: b.apply(
             b.prompts, b.call("CNetUnionHints", control_net=b.load("union"), canny=b.hint), b.hint
@@ -290,6 +317,14 @@ REFUSED = {
     "word among the strengths": (
         lambda b: b.call("CNetFrameStrengths", strengths="1, much"),
         ["'much'", "such as 1, 0.5, 0"],
+    ),
+    "decimal comma": (
+        lambda b: b.call("CNetFrameStrengths", strengths="0,5"),
+        ["'0,5' among the strengths", "write 0.5 for one, or 0, 5 for two"],
+    ),
+    "decimal comma among others": (
+        lambda b: b.call("CNetBlockWeights", preset={"preset": "custom", "weights": "1; 1,0; 0,75"}),
+        ["'1,0' among the weights", "write 1.0 for one, or 1, 0 for two"],
     ),
     "negative end of a curve": (
         lambda b: b.call("CNetStrengthCurve", curve=[[0, 1], [1, 0]], lowest=-1.0),
@@ -326,6 +361,14 @@ REFUSED = {
     "two families in one merge, a host's and the pack's": (
         lambda b: b.merge(b.prompts, b.unit(b.control, b.hint), b.unit(ForFlux(), b.hint)),
         ["unit0 holds first.safetensors", "unit1 holds a control for Flux", "same base model"],
+    ),
+    "two sizes in one merge, a host's and the pack's": (
+        lambda b: b.merge(b.prompts, b.unit(b.control, b.hint), b.unit(ForUNet(OTHERS["wide"]), b.hint)),
+        ["unit0 holds first.safetensors", "unit1 holds a ControlNet for", "width 64", "same base model"],
+    ),
+    "two sizes in one merge, both a host's": (
+        lambda b: b.merge(b.prompts, *(b.unit(ForUNet(c), b.hint) for c in (BASE, OTHERS["wide"]))),
+        ["unit0 holds a ControlNet for", "width 32", "width 64", "same base model"],
     ),
     "two families in one merge, one of them unknown": (
         lambda b: b.draw(**b.merge(b.prompts, b.unit(b.control, b.hint), b.unit(Wide(), b.hint))),
@@ -374,12 +417,32 @@ class Wide(Adapter):
 class ForFlux(Adapter):
     """A host's control for Flux: hosts tell the kind by where the class of the network lives."""
 
-    def __init__(self, latent_format: Any = None):
+    def __init__(self, latent_format: Any = None, types: int = 0):
         super().__init__(latent_format)
         self.control_model = type("ControlNetFlux", (torch.nn.Module,), {"__module__": "comfy.ldm.flux.x"})()
+        self.control_model.num_union_modes = types
 
     def copy(self) -> "ForFlux":
         other = ForFlux()
+        self.copy_to(other)
+        return other
+
+
+class HostNet(ControlNet):
+    """As the host's own, whose tensors have the same names."""
+
+    __module__ = "comfy.cldm.cldm"
+
+
+class ForUNet(Adapter):
+    """A host's control for a UNet of these sizes."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.control_model = HostNet(config, hint_widths=WIDTHS)
+
+    def copy(self) -> "ForUNet":
+        other = ForUNet(self.control_model.config)
         self.copy_to(other)
         return other
 

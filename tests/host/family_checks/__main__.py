@@ -21,13 +21,14 @@ from comfy.cli_args import args  # noqa: E402
 args.cpu = True
 args.use_pytorch_cross_attention = True
 import comfy.controlnet  # noqa: E402
+import comfy.model_management  # noqa: E402
 import comfy.sample  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
 sys.path.append(str(HERE))
 from packs import load_pack  # noqa: E402
-from tiny import FAMILIES, Family, TinyVAE  # noqa: E402
+from tiny import CPU, FAMILIES, SD15, Family, TinyVAE, sd15_control  # noqa: E402
 
 # The host's own nodes ask for its server only when they show pictures.
 import nodes as host_nodes  # noqa: E402
@@ -177,6 +178,12 @@ def differs(a: torch.Tensor, b: torch.Tensor) -> None:
     assert a.isfinite().all() and float((a - b).abs().max()) > 1e-3, "the control does nothing"
 
 
+def loaded(models: list) -> list:
+    """Those that the host has loaded now."""
+    present = comfy.model_management.loaded_models()
+    return [model for model in models if any(model.is_clone(other) for other in present)]
+
+
 # Checks
 
 
@@ -195,7 +202,11 @@ def silence_is_absence(b: Bench) -> None:
     quiet = b.node("CNetKeyframe", percent=0.0, strength=1.0, interpolation="hold", previous=None)
     quiet = b.node("CNetKeyframe", percent=0.001, strength=0.0, interpolation="hold", previous=quiet)
     inactive = [b.ours(schedule=quiet), b.ours(start_percent=0.0, end_percent=0.001)]
+    inactive.append(b.merged("sum", {"end_percent": 0.001}, {"schedule": quiet}))
+    networks = b.control.get_models()
     for prompts in inactive:
+        for network in networks:
+            comfy.model_management.unload_model_and_clones(network)
         try:
             rows, handle = b.count_runs()
         except NotMeantError:
@@ -204,6 +215,9 @@ def silence_is_absence(b: Bench) -> None:
         if handle:
             handle.remove()
         assert rows == [], rows
+        assert not loaded(networks)
+    b.draw(b.ours(start_percent=0.5))
+    assert loaded(networks) == networks
 
 
 def a_half_mask_acts_on_its_half(b: Bench) -> None:
@@ -325,6 +339,9 @@ def the_hosts_union_type_is_kept(b: Bench) -> None:
         raise NotMeantError
     node = importlib.import_module("comfy_extras.nodes_controlnet").SetUnionControlNetType
     pictures = []
+    refused(
+        lambda: b.node("CNetUnionHints", control_net=b.control, canny=b.hint), "Set Union ControlNet Type"
+    )
     for kind in ("auto", "depth", "tile"):
         control = node.execute(b.control, kind).args[0]
         theirs = b.draw(b.hosts(control_net=control))
@@ -339,13 +356,33 @@ def another_kind_of_base_is_refused(b: Bench) -> None:
     stranger = SimpleNamespace(model=other.model().model)
     for prompts in (b.ours(), b.merged("sum", {}, {"strength": 0.5})):
         control = prompts["positive"][0][1]["control"]
-        try:
-            control.pre_run(stranger.model, stranger.model.model_sampling.percent_to_sigma)
-        except ValueError as refusal:
-            assert type(refusal).__name__ == "BaseMismatchError", refusal
-            assert type(stranger.model).__name__ in str(refusal) and "Load a ControlNet" in str(refusal)
-        else:
-            raise AssertionError("a base of another kind was taken")
+        sampling, kind = stranger.model.model_sampling, type(stranger.model).__name__
+        refused(
+            lambda: control.pre_run(stranger.model, sampling.percent_to_sigma),  # noqa: B023
+            kind,
+            "Load a ControlNet",
+        )
+
+
+def another_size_is_refused_at_the_node(b: Bench) -> None:
+    """As its tensors tell it: the widths of its blocks, and of the prompts that it reads."""
+    if not b.family.name.startswith("sd15"):
+        raise NotMeantError
+    wide = comfy.controlnet.ControlNet(sd15_control(4, {**SD15, "model_channels": 64}), load_device=CPU)
+    refused(lambda: b.merged("sum", {}, {"control_net": wide}), "unit0", "unit1", "same base model")
+    if b.family.name == "sd15_controlnet":
+        longer = {k: [[torch.cat([t, t], -1), o] for t, o in v] for k, v in b.prompts.items()}
+        refused(lambda: b.ours(longer), "width 8", "width 16", "Load a ControlNet")
+
+
+def refused(do: Any, *words: str) -> None:
+    try:
+        do()
+    except ValueError as refusal:
+        assert type(refusal).__name__ in ("BaseMismatchError", "ControlError"), refusal
+        assert all(word in str(refusal) for word in words), refusal
+    else:
+        raise AssertionError("nothing was refused")
 
 
 def one_unit_is_plain_apply_in_every_mode(b: Bench) -> None:
@@ -395,6 +432,7 @@ CHECKS = [
     chains_with_the_hosts_in_both_orders,
     the_hosts_union_type_is_kept,
     another_kind_of_base_is_refused,
+    another_size_is_refused_at_the_node,
     one_unit_is_plain_apply_in_every_mode,
     two_units_merge,
     strengths_go_by_time_and_frame,

@@ -248,8 +248,8 @@ def _cascade() -> dict[str, torch.Tensor]:
     return fill(net, 2).state_dict()
 
 
-def sd15_control(seed: int) -> Any:
-    sizes = {k: v for k, v in SD15.items() if k not in ("out_channels", "transformer_depth_output")}
+def sd15_control(seed: int, sizes: dict[str, Any] = SD15) -> Any:
+    sizes = {k: v for k, v in sizes.items() if k not in ("out_channels", "transformer_depth_output")}
     return fill(comfy.cldm.cldm.ControlNet(**sizes, hint_channels=3, **LIKE), seed)
 
 
