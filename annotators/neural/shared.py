@@ -51,7 +51,8 @@ def in_annotators(file: str, licence: str, sha256: str | None = None) -> WeightF
 def ask(net: torch.nn.Module, pictures: Tensor) -> Any:
     """What a network says to pictures, given in its own number format; tensors come back in float32."""
     dtype = next(net.parameters()).dtype
-    return _floats(net(pictures.to(dtype)))
+    # As images come, their channels are last; whether that is faster differs, so networks choose by weights.
+    return _floats(net(pictures.to(dtype).contiguous()))
 
 
 def standardised(pictures: Tensor) -> Tensor:
