@@ -26,8 +26,7 @@ METHODS: dict[str, int] = {"exact": 0, "hold": 0, "predicted": 2}
 SPACINGS: dict[str, float | None] = {"uniform": 1.0, "dense early": 1.1, "adaptive": None}
 # A parabola through anchors overshoots: at most so much of what it adds to the straight line is taken.
 DAMPING = 0.6
-# The numbers below and those of SPACINGS were chosen in trials on six to eight scenes; benchmarks.reuse has
-# yet to confirm them.
+# The numbers below and those of SPACINGS were chosen in trials on other scenes than benchmarks.reuse reports.
 # So much more of the straight line is taken than was right at the anchors, which are farther ahead.
 _NEARER = 0.1
 # How steady residuals must be for any, and for all of that of the parabola.
@@ -106,7 +105,7 @@ EXACT = Reuse()
 # The choices of a node, from every step computed to few.
 ECONOMIES: dict[str, Reuse] = {
     "exact": EXACT,
-    "light": Reuse("predicted", share=1 / 3),
+    "light": Reuse("predicted", share=0.3),
     "strong": Reuse("predicted", share=1 / 5),
 }
 
