@@ -15,23 +15,28 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from annotators import run, weights
+from annotators.networks import network_module
+from annotators.neural import zoe as zoe_networks
 from annotators.table import ANNOTATORS
+from tests.annotators.pose.answers import answer, crowd
 
 _NORM = functools.partial(torch.nn.InstanceNorm2d, affine=False, track_running_stats=False)
 _BAE = SimpleNamespace(architecture="BN", sampling_ratio=0.4, importance_ratio=0.7)
+# The side at which OpenPose's network for bodies sees a square picture, and the peer's MiDaS any picture.
+_SEEN, _SEEN_BY_MIDAS = 184, 384
 
 # By annotator: the peer's module and detector, and of its network the module, class and arguments.
-PEERS: dict[str, tuple[str, str, str, str, tuple, dict[str, Any]]] = {
+SHARED: dict[str, tuple[str, str, str, str, tuple, dict[str, Any]]] = {
     "hed": ("hed", "HEDdetector", "hed", "ControlNetHED_Apache2", (), {}),
     "pidinet": ("pidi", "PidiNetDetector", "pidi.model", "pidinet", (), {}),
     "teed": ("teed", "TEDDetector", "teed.ted", "TED", (), {}),
@@ -48,61 +53,190 @@ PEERS: dict[str, tuple[str, str, str, str, tuple, dict[str, Any]]] = {
     "bae": ("normalbae", "NormalBaeDetector", "normalbae.nets.NNET", "NNET", (_BAE,), {}),
 }
 
-Pair = tuple[Callable[[Tensor], Any], Callable[[Tensor], Any]]
+Call = Callable[[Tensor], Any]
+Pair = tuple[Call, Call]
 
 
 def with_network(name: str, size: int) -> Pair:
     """Ours and the peer's way from pictures [B,H,W,3] to hints, on the same random network."""
-    module, detector, place, network, arguments, options = PEERS[name]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        theirs = importlib.import_module(f"custom_controlnet_aux.{module}")
-        made = getattr(importlib.import_module(f"custom_controlnet_aux.{place}"), network)
+    module, kind, place, network, arguments, options = SHARED[name]
+    with quietly():
+        made = getattr(peers(place), network)
         net = made(*arguments, **options).eval()
-        peer = getattr(theirs, detector)(*([net, net] if module == "lineart" else [net]))
+        peer = getattr(peers(module), kind)(*([net, net] if module == "lineart" else [net]))
+    return ours(name, from_files(name, net)), one_by_one(peer, size)
+
+
+def openpose(size: int, parts: bool) -> Pair:
+    """Body, and with `parts` hands and face too, of one person, which is what the body's network says to any
+    picture, after its time."""
+    with quietly():
+        models = peers("open_pose.model")
+        nets = [models.bodypose_model(), models.handpose_model(), peers("open_pose.face").FaceNet()]
+        kinds = ("Body", "Hand", "Face")
+        detectors = [detector("open_pose", kind, model=net) for kind, net in zip(kinds, nets, strict=True)]
+    own: Any = from_files("openpose", *nets)
+    maps = [one[None] for one in answer(crowd(0, 1, size, size), (size, size), (_SEEN, _SEEN))]
+    for net in (own.body, nets[0]):
+        net.register_forward_hook(lambda module, given, said: tuple(one.clone() for one in maps))
+    whole = peers("open_pose").OpenposeDetector(*detectors)
+    peer = functools.partial(whole, include_hand=parts, include_face=parts)
+    return ours("openpose", own, hands=parts, face=parts), one_by_one(peer, size)
+
+
+def leres(size: int) -> Pair:
+    with quietly():
+        net = peers("leres.leres.multi_depth_model_woauxi").RelDepthModel(backbone="resnext101").eval()
+        peer = peers("leres").LeresDetector(net, None)
+    return ours("leres", from_files("leres", net)), one_by_one(peer, size)
+
+
+def midas(size: int) -> Pair:
+    """The peer's network is of transformers: the same one, with random weights of its own."""
+    import transformers
+
+    dpt = network_module("midas.midas.dpt_depth").DPTDepthModel(backbone="vitb_rn50_384", non_negative=True)
+    config = transformers.DPTConfig(
+        is_hybrid=True,
+        neck_hidden_sizes=[256, 512, 768, 768],
+        neck_ignore_stages=[0, 1],
+        reassemble_factors=[1, 1, 1, 0.5],
+    )
+    half = [0.5] * 3
+    peer = detector(
+        "midas",
+        "MidasDetector",
+        model=transformers.DPTForDepthEstimation(config).eval(),
+        processor=transformers.DPTImageProcessor(image_mean=half, image_std=half),
+    )
+    own = from_files("midas", dpt)
+    return ours("midas", own, resolution=_SEEN_BY_MIDAS), one_by_one(peer, size)
+
+
+def zoe(size: int) -> Pair:
+    """The peer's network is of transformers: the same transformer, with random weights of its own and heads
+    for rooms and for streets, of which it takes one. It does not ask about the mirror image."""
+    import transformers
+
+    depths = {"nyu": 10.0, "kitti": 80.0}
+    config = transformers.ZoeDepthConfig(
+        bin_configurations=[
+            {"n_bins": 64, "min_depth": 1e-3, "max_depth": depth, "name": name}
+            for name, depth in depths.items()
+        ],
+        num_patch_transformer_layers=4,
+        patch_transformer_hidden_size=128,
+        patch_transformer_intermediate_size=1024,
+        patch_transformer_num_attention_heads=4,
+    )
+    pipe = transformers.pipeline(
+        task="depth-estimation",
+        model=transformers.ZoeDepthForDepthEstimation(config).eval(),
+        image_processor=transformers.ZoeDepthImageProcessor(),
+    )
+    own = from_files("zoe", zoe_networks.network())
+    return ours("zoe", own, mirrored=False), one_by_one(detector("zoe", "ZoeDetector", pipe=pipe), size)
+
+
+def sam(size: int) -> Pair:
+    """The peer's network is of transformers: the same one, with random weights of its own. Both are asked
+    about as many points as the peer takes for pictures of this size."""
+    import transformers
+
+    peer = detector(
+        "sam",
+        "SamDetector",
+        model=transformers.SamModel(transformers.SamConfig()).eval(),
+        processor=transformers.SamProcessor(transformers.SamImageProcessor()),
+    )
+    net = network_module("segment_anything.build_sam").sam_model_registry["vit_b"]()
+    return ours("sam", from_files("sam", net), points=max(8, min(24, size // 64))), one_by_one(peer, size)
+
+
+def peers(module: str) -> ModuleType:
+    """A module of the peer."""
+    return importlib.import_module(f"custom_controlnet_aux.{module}")
+
+
+def detector(module: str, kind: str, **attributes: Any) -> Any:
+    """A detector of the peer that has these instead of what it would download."""
+    with quietly():
+        made = object.__new__(getattr(peers(module), kind))
+    for name, value in {"device": "cpu", **attributes}.items():
+        setattr(made, name, value)
+    return made
+
+
+def from_files(name: str, *nets: nn.Module) -> nn.Module:
+    """Our network of an annotator, with the weights of these as its files."""
     annotator = ANNOTATORS[name]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, Path(annotator.weights[0].file).name)
-        torch.save(net.state_dict(), path)
-        ours = weights.build(annotator, [folder])
+        for weight, net in zip(annotator.weights, nets, strict=True):
+            torch.save(net.state_dict(), Path(folder, Path(weight.file).name))
+        made = weights.build(annotator, [folder])
+    assert made is not None
+    return made
 
-    def of_peer(images: Tensor) -> Tensor:
-        # As its nodes do: picture by picture, from bytes to bytes.
+
+def ours(name: str, net: nn.Module | None = None, resolution: int | None = None, **values: Any) -> Call:
+    """Our way from pictures [B,H,W,3] to hints."""
+    annotator = ANNOTATORS[name]
+    return lambda images: run.annotate(annotator, images, values, net=net, resolution=resolution)
+
+
+def one_by_one(peer: Callable[..., np.ndarray], size: int) -> Call:
+    """The peer's way, as its nodes go it: picture by picture, from bytes to bytes."""
+
+    def call(images: Tensor) -> Tensor:
         hints = [
             peer(np.asarray(image * 255.0, np.uint8), detect_resolution=size, output_type="np")
             for image in images.numpy()
         ]
         return torch.stack([torch.from_numpy(hint.astype(np.float32) / 255.0) for hint in hints])
 
-    return lambda images: run.annotate(annotator, images, net=ours), of_peer
+    return call
 
 
-def canny() -> Pair | None:
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """The peer prints and warns."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def canny(size: int) -> Pair | None:
     """Ours and what ComfyUI's Canny node calls; None without kornia."""
     try:
         from kornia.filters import canny as theirs
     except ImportError:
         return None
-    return (
-        lambda images: run.annotate(ANNOTATORS["canny"], images),
-        lambda images: theirs(images.movedim(-1, 1), 0.4, 0.8)[1],
-    )
+    return ours("canny"), lambda images: theirs(images.movedim(-1, 1), 0.4, 0.8)[1]
 
 
-def seconds(call: Callable[[Tensor], Any], images: Tensor) -> float:
-    start = time.perf_counter()
-    call(images)
-    return (time.perf_counter() - start) / len(images)
+# By row: both ways for pictures of a size.
+PAIRS: dict[str, Callable[[int], Pair | None]] = {
+    "canny": canny,
+    **{name: functools.partial(with_network, name) for name in SHARED},
+    "openpose, body": functools.partial(openpose, parts=False),
+    "openpose": functools.partial(openpose, parts=True),
+    "leres": leres,
+    "midas": midas,
+    "zoe": zoe,
+    "sam": sam,
+}
 
 
-def measured(pair: Pair, images: Tensor, rounds: int) -> tuple[float, float]:
+def measured(pair: Pair, images: Tensor, rounds: int, clock: Callable[[], float]) -> tuple[float, float]:
     """Medians of the seconds per picture, ours and theirs, who take turns after a first go of each."""
     for call in pair:
         call(images[:1])
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds):
         for i in (0, 1) if turn % 2 else (1, 0):
-            times[i].append(seconds(pair[i], images))
+            start = clock()
+            pair[i](images)
+            times[i].append((clock() - start) / len(images))
     return statistics.median(times[0]), statistics.median(times[1])
 
 
@@ -110,29 +244,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.annotators", description=__doc__)
     parser.add_argument("--peer", type=Path, help="a folder of comfyui_controlnet_aux")
     parser.add_argument("--size", type=int, default=512, help="sides of the picture")
-    parser.add_argument("--batch", type=int, default=16, help="pictures of a batch")
+    parser.add_argument("--batch", type=int, default=16, help="pictures of a batch; with 1 none is measured")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: the time that the process itself used"
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these annotators alone")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
     torch.set_num_threads(options.threads)
     if options.peer:
         sys.path.insert(0, str(options.peer / "src"))
     torch.manual_seed(0)
     images = torch.rand(options.batch, options.size, options.size, 3)
-    names = ["canny", *(PEERS if options.peer else ())]
+    names = PAIRS if options.peer else ["canny"]
     rows = []
     with torch.no_grad():
         for name in [one for one in names if not options.only or one in options.only]:
-            pair = canny() if name == "canny" else with_network(name, options.size)
+            pair = PAIRS[name](options.size)
             if pair is None:
                 print("canny is left out: kornia is not installed here", file=sys.stderr)
                 continue
-            one, batch = (measured(pair, some, options.rounds) for some in (images[:1], images))
-            rows.append({"annotator": name, "one": one, "batch": batch})
+            many = [images[:1], images] if options.batch > 1 else [images]
+            times = [measured(pair, some, options.rounds, clock) for some in many]
+            rows.append({"annotator": name, **dict(zip(("one", "batch"), times, strict=False))})
             if not options.json:
-                cells = (f"{ours:.3f} | {theirs:.3f} | {ours / theirs:.2f}" for ours, theirs in (one, batch))
+                cells = (f"{ours:.3f} | {theirs:.3f} | {ours / theirs:.2f}" for ours, theirs in times)
                 print(f"| {name} | {' | '.join(cells)} |", flush=True)
     if options.json:
         print(json.dumps({"size": options.size, "batch": options.batch, "rows": rows}, indent=1))

@@ -330,7 +330,7 @@ def rotated(names: list[str], by: int) -> list[str]:
 def machine(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "cpu": processor(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,
+        "gpu": torch.cuda.get_device_name() if settings["device"] == "cuda" else None,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

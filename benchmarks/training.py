@@ -280,7 +280,7 @@ def figures(options: argparse.Namespace) -> dict[str, Any]:
     totals = {name: sum(own.values()) for name, own in memory.items()}
     others = [name for name in seconds if name != "ours"]
     return {
-        "machine": machine({"comfyui": None}),
+        "machine": machine({"comfyui": None, "device": options.device}),
         "settings": {name: getattr(options, name) for name in KEPT},
         "difference_of_losses": difference,
         "seconds": seconds,

@@ -54,7 +54,7 @@ class Diffusers:
                 return_dict=False,
             )[0].chunk(2)
             x = x + (uncond.float() + (cond.float() - uncond.float()) * CFG) * (following - sigma)
-        return x.cpu()
+        return x
 
     def residuals(
         self, x: Tensor, timestep: int, context: Tensor, hints: list[Tensor]

@@ -9,6 +9,7 @@ from torch import Tensor
 from .. import weights
 from ..networks import network_module
 from ..registry import Annotation, Annotator
+from .layers import in_channels_last
 from .shared import SAFE, as_picture, ask, fused, in_annotators, in_levels, scribbled
 
 _FILE = in_annotators(
@@ -19,7 +20,7 @@ _FILE = in_annotators(
 def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     path = paths[_FILE.file]
     net = network_module("hed").ControlNetHED_Apache2()
-    return weights.load(net, weights.read(path), path)
+    return in_channels_last(weights.load(net, weights.read(path), path))
 
 
 def hed(pictures: Tensor, net: torch.nn.Module, safe: int = 0) -> Annotation:

@@ -1,7 +1,12 @@
 """Layers that do what those of the published networks do, on the same weights, in less time on a CPU."""
 
+from typing import TypeVar
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class ToOneMap(nn.Module):
@@ -43,3 +48,9 @@ def instance_norms_as_group_norms(net: nn.Module) -> None:
             if isinstance(layer, nn.InstanceNorm2d) and not layer.affine and not layer.track_running_stats:
                 channels = layer.num_features
                 setattr(module, name, nn.GroupNorm(channels, channels, layer.eps, affine=False))
+
+
+def in_channels_last(net: Net) -> Net:
+    """A network of plain convolutions with its weights laid in memory so that those take a tenth to a third
+    less time."""
+    return net.to(memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ from .. import weights
 from ..networks import network_module
 from ..parameters import Float
 from ..registry import Annotation, Annotator
+from .layers import in_channels_last
 from .shared import SPAN, ask, depth_finish, in_annotators, ranged
 
 _FILE = in_annotators(
@@ -43,7 +44,9 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     held = weights.read(path)
     held = held["model"] if "optimizer" in held else held
     # The classifier of the transformer is not used, and not in all files.
-    return Midas(weights.load(dpt, held, path, optional=r"^pretrained\.model\.(head|fc_norm)\."))
+    return in_channels_last(
+        Midas(weights.load(dpt, held, path, optional=r"^pretrained\.model\.(head|fc_norm)\."))
+    )
 
 
 def midas(pictures: Tensor, net: torch.nn.Module, **parameters: object) -> Annotation:

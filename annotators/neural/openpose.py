@@ -25,6 +25,7 @@ from ..pose.maps import STRIDE, Enlarging, enlarging, highest, peaks, smoothed
 from ..pose.people import JOINTS, people
 from ..pose.render import TRAINED_SIDE, render
 from ..registry import Annotation, Annotator
+from .layers import in_channels_last
 from .shared import ask, in_annotators
 
 _LICENCE = "non-commercial (CMU)"
@@ -71,7 +72,7 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
         weights.load(part, {stages.get(name, name): value for name, value in held.items()}, path)
     path = paths[_FACE_FILE.file]
     weights.load(net.face, weights.read(path), path)
-    return net
+    return in_channels_last(net)
 
 
 def openpose(

@@ -10,6 +10,7 @@ from .. import weights
 from ..networks import network_module
 from ..parameters import Bool
 from ..registry import Annotation, Annotator
+from .layers import in_channels_last
 from .shared import SAFE, as_picture, ask, in_annotators, in_levels, scribbled
 
 _FILE = in_annotators(
@@ -40,7 +41,7 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
         kernel = held.get(f"{name}.weight")
         if isinstance(kernel, Tensor) and kernel.shape[-2:] == (3, 3):
             held[f"{name}.weight"] = plain_kernel(kernel, kind)
-    return weights.load(net, held, path)
+    return in_channels_last(weights.load(net, held, path))
 
 
 def plain_kernel(kernel: Tensor, kind: str) -> Tensor:

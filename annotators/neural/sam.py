@@ -16,8 +16,9 @@ from ..networks import network_module
 from ..parameters import Float, Int
 from ..registry import Annotation, Annotator, WeightFile
 
-# Points that are asked about at once, and how alike two regions' boxes may be (intersection over union).
-_POINTS_AT_ONCE = 64
+# Points that are asked about at once (on a CPU one: what is computed for it then stays in the caches), and
+# how alike two regions' boxes may be (intersection over union).
+_POINTS_AT_ONCE, _POINTS_AT_ONCE_ON_A_CPU = 64, 1
 _ALIKE = 0.7
 
 _MEAN = (123.675, 116.28, 103.53)
@@ -137,7 +138,7 @@ def _found(picture: Tensor, net: Sam, points: int, quality: float, stability: fl
     grid = (torch.arange(points, device=picture.device) + 0.5) / points
     asked = torch.cartesian_prod(grid, grid).flip(1) * grid.new_tensor([inside[1], inside[0]])
     parts = []
-    for some in asked.split(_POINTS_AT_ONCE):
+    for some in asked.split(_POINTS_AT_ONCE_ON_A_CPU if asked.device.type == "cpu" else _POINTS_AT_ONCE):
         ones = torch.ones(len(some), 1, device=some.device, dtype=torch.int)
         sparse, dense = prompts(points=(some[:, None], ones), boxes=None, masks=None)
         logits, scores = net.mask_decoder(

@@ -12,6 +12,12 @@ from ..answers import Answer
 _STREAMS: dict[torch.device, torch.cuda.Stream] = {}
 
 
+@torch.compiler.disable
+def _settle(wait: Callable[[], None]) -> None:
+    """Not part of a compiled UNet, which would wait for the first step's residuals at all steps."""
+    wait()
+
+
 class Awaited(list):
     """Residuals that another stream computes; whoever takes one waits for them first.
 
@@ -23,15 +29,15 @@ class Awaited(list):
         self.wait = wait
 
     def pop(self, *place: Any) -> Any:
-        self.wait()
+        _settle(self.wait)
         return super().pop(*place)
 
     def __getitem__(self, place: Any) -> Any:
-        self.wait()
+        _settle(self.wait)
         return super().__getitem__(place)
 
     def __iter__(self) -> Iterator[Any]:
-        self.wait()
+        _settle(self.wait)
         return super().__iter__()
 
 
