@@ -27,6 +27,7 @@ POLICIES = {
     "every 3rd, held": ("hold", "uniform", 1 / 3),
     "every 3rd, predicted": ("predicted", "uniform", 1 / 3),
     "dense early, held": ("hold", "dense early", 1 / 3),
+    "dense early, predicted": ("predicted", "dense early", 1 / 3),
     "every 5th, held": ("hold", "uniform", 1 / 5),
     "every 5th, predicted": ("predicted", "uniform", 1 / 5),
     "adaptive, error 0.03": ("predicted", "adaptive", 0.03),

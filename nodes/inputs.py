@@ -180,7 +180,7 @@ def reuse_inputs(whose: str) -> list[io.Input]:
             default="exact",
             optional=True,
             tooltip=(
-                f"How often {whose} computed. exact: at every step. light: at a third of the steps, and "
+                f"How often {whose} computed. exact: at every step. light: at three tenths of the steps, and "
                 "predicted from these at the others; the picture hardly changes. strong: at a fifth of them."
             ),
         ),

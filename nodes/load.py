@@ -86,7 +86,7 @@ class LoadControlNet(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "On an NVIDIA or AMD GPU, run the network while the model's encoder runs, not before "
-                        "it: each step takes less time where neither fills the GPU, and some more memory. "
+                        "it. Saves time where neither fills the GPU; none on an H200, where it was measured. "
                         "The picture stays the same."
                     ),
                 ),

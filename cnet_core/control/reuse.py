@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +26,7 @@ METHODS: dict[str, int] = {"exact": 0, "hold": 0, "predicted": 2}
 SPACINGS: dict[str, float | None] = {"uniform": 1.0, "dense early": 1.1, "adaptive": None}
 # A parabola through anchors overshoots: at most so much of what it adds to the straight line is taken.
 DAMPING = 0.6
-# The numbers below and those of SPACINGS were chosen in trials on six to eight scenes; benchmarks.reuse has
-# yet to confirm them.
+# The numbers below and those of SPACINGS were chosen in trials on other scenes than benchmarks.reuse reports.
 # So much more of the straight line is taken than was right at the anchors, which are farther ahead.
 _NEARER = 0.1
 # How steady residuals must be for any, and for all of that of the parabola.
@@ -105,7 +105,7 @@ EXACT = Reuse()
 # The choices of a node, from every step computed to few.
 ECONOMIES: dict[str, Reuse] = {
     "exact": EXACT,
-    "light": Reuse("predicted", share=1 / 3),
+    "light": Reuse("predicted", share=0.3),
     "strong": Reuse("predicted", share=1 / 5),
 }
 
@@ -276,18 +276,29 @@ class Memory:
         columns = list(zip(*(self._rows[row] for row in rows), strict=True))
         places = [column[0].position for column in columns]
         weights = [weights_at(places, position, self._steadiness(row)) for row in rows]
+        # At an anchor, what was computed there.
+        held = all(own == [0.0] * (len(own) - 1) + [1.0] for own in weights)
         factors = list(zip(*weights, strict=True))
+        scales: dict[Any, list[Tensor]] = {}
         said: dict[int, Tensor] = {}
         blocks: list[Tensor | None] = []
         for i, newest in enumerate(columns[-1][0].residuals):
             # Of a tensor that stands at several places, so does its prediction.
             if newest is not None and id(newest) not in said:
-                terms = [
-                    (factor, pick(residual, [anchor.row for anchor in column]))
-                    for factor, column in zip(factors, columns, strict=True)
-                    if any(factor) and (residual := column[0].residuals[i]) is not None
-                ]
-                said[id(newest)] = _sum(terms)
+                last = pick(newest, [anchor.row for anchor in columns[-1]])
+                if not held:
+                    # Made on the device once for all blocks. fp16 is summed in fp32.
+                    key = newest.device, torch.promote_types(newest.dtype, torch.float32)
+                    if key not in scales:
+                        scales[key] = [constants(own, *key) for own in factors]
+                    earlier = [
+                        None
+                        if (kept := column[0].residuals[i]) is None
+                        else pick(kept, [a.row for a in column])
+                        for column in columns[:-1]
+                    ]
+                    last = _sum([*earlier, last], scales[key])
+                said[id(newest)] = last
             blocks.append(None if newest is None else said[id(newest)])
         return blocks
 
@@ -338,20 +349,16 @@ def _picked(residual: Tensor | None, rows: Sequence[int]) -> Tensor | None:
     return None if residual is None else pick(residual, rows)
 
 
-def _sum(terms: Sequence[tuple[Sequence[float], Tensor]]) -> Tensor:
-    """The sum of tensors [N,...] times N factors each; one alone at 1 is itself. fp16 is summed in fp32."""
-    if len(terms) == 1 and set(terms[0][0]) == {1.0}:
-        return terms[0][1]
-    total: Tensor | None = None
-    for factors, tensor in terms:
-        dtype = torch.promote_types(tensor.dtype, torch.float32)
-        if len(set(factors)) == 1:
-            term = tensor.to(dtype) * factors[0]
-        else:
-            term = tensor * constants(factors, tensor.device, dtype).view(-1, *[1] * (tensor.ndim - 1))
-        total = term if total is None else total.add_(term)
-    assert total is not None
-    return total.to(terms[0][1].dtype)
+def _sum(tensors: Sequence[Tensor | None], scales: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors [N,...], the last of which is there, times N factors each, in its precision."""
+    *_, last = tensors
+    assert last is not None
+    views = [scale.view(-1, *[1] * (last.ndim - 1)) for scale in scales]
+    total = last * views[-1]
+    for tensor, view in zip(tensors[:-1], views[:-1], strict=True):
+        if tensor is not None:
+            total.addcmul_(tensor, view)
+    return total.to(last.dtype)
 
 
 def _error(predicted: Tensor, computed: Tensor) -> Tensor:

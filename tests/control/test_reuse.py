@@ -69,7 +69,7 @@ def test_exact_computes_every_step_and_keeps_nothing(steps):
 
 def test_economies_are_what_they_say():
     assert ECONOMIES["exact"].exact
-    assert len(ECONOMIES["light"].plan(even(30))) == 10
+    assert len(ECONOMIES["light"].plan(even(30))) == 9
     assert len(ECONOMIES["strong"].plan(even(30))) == 6
 
 

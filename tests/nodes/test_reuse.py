@@ -199,14 +199,14 @@ def test_half_steps_are_predicted_between_the_computed_ones(prompts, apply, hint
         before = len(runs.rows)
         ask(step + 0.5, (UNCOND, COND))
         assert len(runs.rows) == before
-    assert runs.rows == [2] * 7
+    assert runs.rows == [2] * 6
     runs.rows.clear()
     # Samplers that ask twice at one noise level, the second time with a better latent.
     ask = asked(apply(prompts, runs.control, hint, economy="light"))
     for step in range(9):
         ask(step, (UNCOND, COND))
         ask(step + 1, (UNCOND, COND))
-    assert runs.rows == [2] * 4
+    assert runs.rows == [2] * 3
 
 
 def test_overlapping_and_wandering_windows_share_what_frames_have_in_common(prompts, apply, asked, runs):
