@@ -90,7 +90,8 @@ class Encoders:
                 num_attention_heads=width // 64,
             )
         )
-        self.clip.to(device).requires_grad_(False)
+        self.clip.requires_grad_(False)
+        nn.Module.to(self.clip, device)
 
     def latent(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         drawn = self.vae.encode(image.movedim(-1, 0)[None].to(self.device) * 2 - 1).latent_dist

@@ -17,7 +17,7 @@ class Diffusers:
     """UNet2DConditionModel and ControlNetModels that hold the task's tensors, not copies of them."""
 
     def __init__(self, task: Task, device: str):
-        self.task, self.like = task, {"device": device, "dtype": task.dtype}
+        self.task, self.device = task, torch.device(device)
         config = task.config
         with torch.device("meta"):
             self.unet: Any = diffusers.UNet2DConditionModel(**sizes(config, up=True))
@@ -39,9 +39,9 @@ class Diffusers:
         """
         task = self.task
         sigmas = noise_levels(timesteps)
-        context = torch.cat([task.uncond, task.cond]).to(**self.like)
-        hints = [torch.cat([hint, hint]).to(**self.like) for hint in task.hints[:count]]
-        x = task.noise.to(self.like["device"]) * sigmas[0]
+        context = torch.cat([task.uncond, task.cond]).to(self.device, task.dtype)
+        hints = [torch.cat([hint, hint]).to(self.device, task.dtype) for hint in task.hints[:count]]
+        x = task.noise.to(self.device) * sigmas[0]
         for timestep, sigma, following in zip(timesteps, sigmas[:-1], sigmas[1:], strict=True):
             scaled = (torch.cat([x, x]) / (sigma**2 + 1).sqrt()).to(task.dtype)
             down, mid = self.residuals(scaled, timestep, context, hints)

@@ -114,7 +114,7 @@ class Maker:
     def autoencoder(self) -> None:
         """First on scenes half as large again, whose details it finds easier, then on the base's size."""
         torch.manual_seed(self.plans["autoencoder"].seed)
-        net = TinyAutoencoder(AUTOENCODER).to(self.device, memory_format=torch.channels_last)
+        net = TinyAutoencoder(AUTOENCODER).to(memory_format=torch.channels_last).to(self.device)
         self.train_autoencoder("autoencoder", net, SIZE * 3 // 2)
         self.train_autoencoder("autoencoder_fit", net, SIZE)
         with torch.no_grad():
@@ -157,7 +157,7 @@ class Maker:
         for name, parameter in unet.named_parameters():
             if name.startswith("out.2.") or ".out_layers.3." in name or ".proj_out." in name:
                 nn.init.zeros_(parameter)
-        unet.to(self.device, memory_format=torch.channels_last)
+        unet.to(memory_format=torch.channels_last).to(self.device)
         text.to(self.device)
         train(
             "base",
@@ -173,7 +173,9 @@ class Maker:
     def control(self, kind: str) -> None:
         plan = self.plans[kind]
         encode = self.encoder()
-        unet, text = (part.to(self.device) for part in load_base(self.weights))
+        unet, text = load_base(self.weights)
+        unet.to(self.device)
+        text.to(self.device)
         torch.manual_seed(plan.seed)
         net = ControlNet.from_unet(unet, hint_widths=HINT_WIDTHS).to(memory_format=torch.channels_last)
         train(

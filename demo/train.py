@@ -84,8 +84,14 @@ def batches(
     that draw beside the training, or 0. encode: from images to "latents", which are then given instead.
     """
     # Not forked: what the training's threads hold would stay locked there.
-    beside = {"num_workers": workers, "prefetch_factor": 4, "multiprocessing_context": "spawn"}
-    for drawn in DataLoader(scenes, batch_size=None, **(beside if workers else {})):
+    loader: DataLoader[dict] = DataLoader(
+        scenes,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="spawn" if workers else None,
+    )
+    for drawn in loader:
         batch = {"captions": drawn["captions"]}
         images = to_images(drawn["pictures"].to(device)) * 2 - 1
         if encode is None:
