@@ -61,8 +61,8 @@ def fitted(text: str, width: float, size: int = 13) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that count, without needless zeros."""
-    return f"{value:.3g}"
+    """Three digits that count, without needless zeros; from 1000 on all before the point."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def round_top(value: float) -> float:

@@ -7,8 +7,11 @@ import time
 import weakref
 from pathlib import Path
 
+import comfy.ldm.models.autoencoder
 import comfy.model_management
 import comfy.samplers
+import comfy.sd
+import comfy.sd1_clip
 import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io
@@ -108,6 +111,43 @@ class RandomConditioning(io.ComfyNode):
     def execute(cls, seed, width):
         text = torch.randn(1, 77, width, generator=torch.Generator().manual_seed(seed))
         return io.NodeOutput([[text, {"pooled_output": text[:, 0]}]])
+
+
+class RandomEncoders(io.ComfyNode):
+    """SD1.5's CLIP and VAE as the host loads them, with random weights."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            "HostProbeRandomEncoders", category="tests", outputs=[io.Clip.Output(), io.Vae.Output()]
+        )
+
+    @classmethod
+    def execute(cls):
+        text = comfy.sd1_clip.SD1ClipModel(device="cpu", dtype=torch.float32).clip_l.transformer
+        sizes = {
+            "ch": 128, "ch_mult": (1, 2, 4, 4), "num_res_blocks": 2, "attn_resolutions": (), "dropout": 0.0,
+            "in_channels": 3, "out_ch": 3, "resolution": 256, "z_channels": 4, "double_z": True,
+        }  # fmt: skip
+        autoencoder = comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=sizes, embed_dim=4)
+        clip = comfy.sd.load_text_encoder_state_dicts(
+            [filled(text.state_dict(), 1)], clip_type=comfy.sd.CLIPType.STABLE_DIFFUSION
+        )
+        return io.NodeOutput(clip, comfy.sd.VAE(sd=filled(autoencoder.state_dict(), 2)))
+
+
+def filled(state, seed):
+    """Random weights of variance 1/fan_in in place of the given ones, norms as identity."""
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for name, like in state.items():
+        if not like.is_floating_point():
+            made[name] = like
+        elif like.ndim > 1:
+            made[name] = torch.randn(like.shape, generator=generator) * like[0].numel() ** -0.5
+        else:
+            made[name] = torch.full(like.shape, float(name.endswith("weight")))
+    return made
 
 
 class WatchControl(io.ComfyNode):
@@ -226,7 +266,8 @@ class PoseModel(io.ComfyNode):
 
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [HashModel, BreakModel, RandomConditioning, WatchControl, Report, ApartGuider, PoseModel]
+        watching = [HashModel, BreakModel, WatchControl, Report]
+        return [*watching, RandomConditioning, RandomEncoders, ApartGuider, PoseModel]
 
 
 async def comfy_entrypoint():
