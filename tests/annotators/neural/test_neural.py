@@ -50,7 +50,8 @@ def test_hints_have_the_pictures_size_and_range_and_a_batch_is_as_its_pictures_a
     for i in range(2):
         alone = run.annotate(annotator, images[i : i + 1], values, net=net, seed=3 + i)
         apart = (alone.image - hints.image[i : i + 1]).abs()
-        assert apart.max() < 2e-4 or (
+        # Random weights make Zoe see hardly any depth, which its picture stretches, rounding and all.
+        assert apart.max() < (2e-3 if annotator.id == "zoe" else 2e-4) or (
             annotator.kind in ("lines", "areas") and apart.gt(0).float().mean() < 1e-3
         )
         for name in ("depth", "labels"):
