@@ -83,11 +83,16 @@ def parse() -> argparse.Namespace:
         help="more options for ComfyUI, as --host-args=--use-pytorch-cross-attention",
     )
     arguments = parser.parse_args()
+    check_clock(parser, arguments)
+    return arguments
+
+
+def check_clock(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuse a clock that does not see all that is measured."""
     if arguments.clock == "cpu" and arguments.threads != 1:
         parser.error("--clock cpu adds up the time of all threads; give --threads 1 with it")
     if arguments.device == "cuda" and arguments.clock == "cpu":
         parser.error("--clock cpu knows nothing of what a GPU does; give --clock wall with --device cuda")
-    return arguments
 
 
 def positive(text: str) -> int:

@@ -17,6 +17,7 @@ from annotators import weights
 from annotators.errors import WeightsError
 from annotators.run import annotate
 from annotators.table import ANNOTATORS, find
+from cnet_core.fidelity import grown
 from demo.scenes import HAZE, PALETTE, Scene, draw_scene
 
 CONDITIONS = ("canny", "lines", "soft edge", "scribble", "line art", "anime line art")
@@ -94,8 +95,7 @@ def pictures(scenes: Sequence[Scene]) -> torch.Tensor:
 
 def _near(maps: np.ndarray) -> np.ndarray:
     """Maps [N,H,W], bool, grown by _APART pixels."""
-    square = np.ones((2 * _APART + 1, 2 * _APART + 1), np.uint8)
-    return np.stack([cv2.dilate(one.astype(np.uint8), square) > 0 for one in maps])
+    return np.stack([grown(one, _APART) for one in maps])
 
 
 def main() -> None:

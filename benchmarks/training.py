@@ -38,7 +38,7 @@ from cnet_core.training.source import CachedSource
 from cnet_core.training.start import trainable
 from cnet_core.training.step import draw, losses, moved
 
-from .__main__ import pixels, positive
+from .__main__ import check_clock, pixels, positive
 from .measure import CLOCKS, available_bytes, machine, peak_bytes, rotated, say
 from .report import markdown, spread
 from .weights import BASES, JOINS, TOKENS, random_state
@@ -331,10 +331,7 @@ def main() -> None:
     add("--clock", choices=list(CLOCKS), default="wall", help="cpu: the process's own time")
     add("--json", type=Path, metavar="FILE", help="write the figures here")
     options = parser.parse_args()
-    if options.clock == "cpu" and options.threads != 1:
-        parser.error("--clock cpu adds up the time of all threads; give --threads 1 with it")
-    if options.device == "cuda" and options.clock == "cpu":
-        parser.error("--clock cpu knows nothing of what a GPU does; give --clock wall with --device cuda")
+    check_clock(parser, options)
     if options.threads:
         torch.set_num_threads(options.threads)
     free = available_bytes()

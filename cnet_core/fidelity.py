@@ -130,6 +130,11 @@ def canny_edges(image: Any, low: int = 100, high: int = 200) -> np.ndarray:
     return cv2.Canny(grey, low, high) > 0
 
 
+def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """A mask, bool [H, W], with all that lies within so many pixels in both x and y."""
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)) > 0
+
+
 def edge_f1(image: Any, edges: Any, tolerance: int = 2, low: int = 100, high: int = 200) -> float:
     """Edges: F1, 0..1, of the picture's Canny edges against the hint's, forgiving `tolerance` pixels.
 
@@ -143,9 +148,6 @@ def edge_f1(image: Any, edges: Any, tolerance: int = 2, low: int = 100, high: in
     found = canny_edges(picture, low, high)
     if not true.any() and not found.any():
         return 1.0
-    kernel = np.ones((2 * tolerance + 1, 2 * tolerance + 1), np.uint8)
-    near_true = cv2.dilate(true.astype(np.uint8), kernel) > 0
-    near_found = cv2.dilate(found.astype(np.uint8), kernel) > 0
-    precision = (found & near_true).sum() / max(float(found.sum()), 1.0)
-    recall = (true & near_found).sum() / max(float(true.sum()), 1.0)
+    precision = (found & grown(true, tolerance)).sum() / max(float(found.sum()), 1.0)
+    recall = (true & grown(found, tolerance)).sum() / max(float(true.sum()), 1.0)
     return float(2 * precision * recall / (precision + recall)) if precision + recall > 0 else 0.0

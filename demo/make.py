@@ -3,8 +3,8 @@
 An autoencoder, a base (UNet and text encoder) and three ControlNets are trained one after the other on scenes
 drawn on the fly. Each stage is saved when it is done and skipped when its file exists; a stage that was
 interrupted goes on from its last state in demo/cache. On two CPU cores of 2.5 GHz everything takes two and
-a half hours, on a GPU (--device cuda) minutes. The shipped files were trained while the lengths below were
-still being settled: a rebuild gives their like, not their bytes.
+a half hours; --device cuda takes a GPU. The shipped files were trained while the lengths below were still
+being settled: a rebuild gives their like, not their bytes.
 """
 
 import argparse

@@ -30,7 +30,6 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
 
 def lineart(pictures: Tensor, net: torch.nn.Module) -> Annotation:
     """White lines on black. The network takes RGB in 0..1 and draws black on white."""
-    # Plane after plane: its layers are slower otherwise on a CPU.
     return Annotation(as_picture(1.0 - ask(net, pictures)))
 
 

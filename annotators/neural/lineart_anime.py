@@ -29,7 +29,6 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
 
 def lineart_anime(pictures: Tensor, net: torch.nn.Module) -> Annotation:
     """White lines on black. The network takes RGB in -1..1 and draws black on white in -1..1."""
-    # Plane after plane: its layers are slower otherwise on a CPU.
     return Annotation(as_picture(0.5 - 0.5 * ask(net, pictures * 2.0 - 1.0)))
 
 
