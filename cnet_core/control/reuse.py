@@ -12,7 +12,9 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -186,13 +188,65 @@ class Course:
         return float(step) if abs(position - step) < _SAME else position
 
 
-@dataclass(frozen=True)
-class Anchor:
-    """What was computed at a position: residuals [n,...] of some rows, of which this is one."""
+class Place(NamedTuple):
+    """Where a residual begins in a row of values, and its shape without the rows."""
+
+    start: int
+    shape: torch.Size
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What was computed for some rows at a position.
+
+    values: [rows,N], all residuals end to end, so that one kernel does for all of them. places: of each
+    residual, None where there is none; a tensor that stands at several places is kept once.
+    """
 
     position: float
-    residuals: Sequence[Tensor | None] = field(repr=False)
+    values: Tensor = field(repr=False)
+    places: tuple[Place | None, ...]
+
+    @classmethod
+    def of(cls, position: float, rows: int, residuals: Sequence[Tensor | None]) -> "Kept":
+        """A copy of residuals [rows,...] of one precision and device."""
+        present = {id(residual): residual for residual in residuals if residual is not None}
+        parts = [residual.flatten(1) for residual in present.values()]
+        starts = [0, *accumulate(part.shape[1] for part in parts)]
+        places = {
+            key: Place(start, residual.shape[1:])
+            for (key, residual), start in zip(present.items(), starts, strict=False)
+        }
+        values = torch.cat(parts, 1) if parts else torch.empty(rows, 0)
+        return cls(position, values, tuple(places.get(id(residual)) for residual in residuals))
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """(start, length) of each residual in a row of values."""
+        return [
+            (place.start, place.shape.numel()) for place in dict.fromkeys(self.places) if place is not None
+        ]
+
+    def residuals(self, values: Tensor | None = None) -> list[Tensor | None]:
+        """Views of the residuals, or of others that are laid out alike, [n,N] as [n,...]."""
+        whole = self.values if values is None else values
+        views = {
+            place: whole.narrow(1, place.start, place.shape.numel()).unflatten(1, place.shape)
+            for place in self.places
+            if place is not None
+        }
+        return [None if place is None else views[place] for place in self.places]
+
+
+class Anchor(NamedTuple):
+    """A row of what was computed at a position."""
+
+    kept: Kept
     row: int
+
+    @property
+    def position(self) -> float:
+        return self.kept.position
 
 
 class Memory:
@@ -235,32 +289,40 @@ class Memory:
             self._plans[calls] = self.reuse.plan(self.ways, calls)
         return any(last < step <= position for step in self._plans[calls])
 
-    def keep(self, rows: Sequence[Hashable], position: float, residuals: Sequence[Tensor | None]) -> None:
-        """Remember what was computed for rows: residuals [len(rows),...]. They must not be changed later."""
-        for places in self._groups(rows, position):
-            self._compare([rows[i] for i in places], position, [_picked(r, places) for r in residuals])
-        for i, row in enumerate(rows):
+    def keep(
+        self, rows: Sequence[Hashable], position: float, residuals: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
+        """Remember what was computed for rows: residuals [len(rows),...] of one precision and device.
+
+        The same values come back from where they are kept, and must not be changed.
+        """
+        kept = Kept.of(position, len(rows), residuals)
+        for row in rows:
             anchors = self._rows.setdefault(row, deque(maxlen=self.reuse.kept))
+            if anchors and anchors[-1].kept.places != kept.places:
+                # It says something else than before.
+                anchors.clear()
+        if kept.spans:
+            for places in self._groups(rows, position):
+                self._compare([rows[i] for i in places], kept, pick(kept.values, places))
+        for i, row in enumerate(rows):
+            anchors = self._rows[row]
             # Of two that lie too near to tell a direction, and of those that lie ahead, only this one counts.
             while anchors and anchors[-1].position > position - _APART:
                 anchors.pop()
-            anchors.append(Anchor(position, residuals, i))
+            anchors.append(Anchor(kept, i))
+        return kept.residuals()
 
     def said(self, rows: Sequence[Hashable], position: float) -> list[Tensor | None]:
         """The residuals [len(rows),...] here of rows that are kept; they may be the kept ones themselves."""
         groups = self._groups(rows)
+        kept = self._rows[rows[0]][-1].kept
         if len(groups) == 1:
-            return self._together(rows, position)
-        parts = [(places, self._together([rows[i] for i in places], position)) for places in groups]
-        whole: list[Tensor | None] = []
-        for blocks in zip(*(part for _, part in parts), strict=True):
-            total = None
-            for (places, _), block in zip(parts, blocks, strict=True):
-                if block is not None:
-                    total = block.new_empty(len(rows), *block.shape[1:]) if total is None else total
-                    total[index_of(places, block.device)] = block
-            whole.append(total)
-        return whole
+            return kept.residuals(self._together(rows, position))
+        whole = kept.values.new_empty(len(rows), kept.values.shape[1])
+        for places in groups:
+            whole[index_of(places, whole.device)] = self._together([rows[i] for i in places], position)
+        return kept.residuals(whole)
 
     def _groups(self, rows: Sequence[Hashable], before: float = math.inf) -> list[list[int]]:
         """The places of those rows that have anchors, all before a position, grouped by whose these are."""
@@ -268,101 +330,77 @@ class Memory:
         for i, row in enumerate(rows):
             anchors = self._rows.get(row)
             if anchors and anchors[-1].position < before:
-                groups.setdefault(tuple(id(anchor.residuals) for anchor in anchors), []).append(i)
+                groups.setdefault(tuple(id(anchor.kept) for anchor in anchors), []).append(i)
         return list(groups.values())
 
-    def _together(self, rows: Sequence[Hashable], position: float) -> list[Tensor | None]:
-        """The same for rows that were always computed together."""
+    def _together(self, rows: Sequence[Hashable], position: float) -> Tensor:
+        """The values [len(rows),N] here of rows that were always computed together."""
         columns = list(zip(*(self._rows[row] for row in rows), strict=True))
-        places = [column[0].position for column in columns]
-        weights = [weights_at(places, position, self._steadiness(row)) for row in rows]
-        # At an anchor, what was computed there.
-        held = all(own == [0.0] * (len(own) - 1) + [1.0] for own in weights)
-        factors = list(zip(*weights, strict=True))
-        scales: dict[Any, list[Tensor]] = {}
-        said: dict[int, Tensor] = {}
-        blocks: list[Tensor | None] = []
-        for i, newest in enumerate(columns[-1][0].residuals):
-            # Of a tensor that stands at several places, so does its prediction.
-            if newest is not None and id(newest) not in said:
-                last = pick(newest, [anchor.row for anchor in columns[-1]])
-                if not held:
-                    # Made on the device once for all blocks. fp16 is summed in fp32.
-                    key = newest.device, torch.promote_types(newest.dtype, torch.float32)
-                    if key not in scales:
-                        scales[key] = [constants(own, *key) for own in factors]
-                    earlier = [
-                        None
-                        if (kept := column[0].residuals[i]) is None
-                        else pick(kept, [a.row for a in column])
-                        for column in columns[:-1]
-                    ]
-                    last = _sum([*earlier, last], scales[key])
-                said[id(newest)] = last
-            blocks.append(None if newest is None else said[id(newest)])
-        return blocks
+        *earlier, last = (_values(column) for column in columns)
+        weights = [
+            weights_at([column[0].position for column in columns], position, self._steadiness(row))
+            for row in rows
+        ]
+        if all(own == [0.0] * len(earlier) + [1.0] for own in weights):
+            # At an anchor, what was computed there.
+            return last
+        # fp16 is summed in fp32.
+        precision = torch.promote_types(last.dtype, torch.float32)
+        *factors, newest = (
+            constants(own, last.device, precision)[:, None] for own in zip(*weights, strict=True)
+        )
+        total = last * newest
+        for values, factor in zip(earlier, factors, strict=True):
+            total.addcmul_(values, factor)
+        return total.to(last.dtype)
 
     def _steadiness(self, row: Hashable) -> float:
         came, length = self._came.get(row, (0.0, 0.0))
         return came / length if length > 0 else 1.0
 
-    def _compare(self, rows: Sequence[Hashable], position: float, residuals: Sequence[Tensor | None]) -> None:
-        """Learn from how well these residuals would have been predicted, of rows always computed together."""
+    def _compare(self, rows: Sequence[Hashable], kept: Kept, values: Tensor) -> None:
+        """Learn from how well these values of kept would have been predicted, of rows of one group."""
         if self.reuse.adaptive:
-            self._space(rows, position, residuals)
-        columns = list(zip(*(self._rows[row] for row in rows), strict=True))[-2:]
+            self._space(rows, kept, values)
+        columns = list(zip(*(self._rows[row] for row in rows), strict=True))
         if len(columns) < 2:
             return
-        first, last = (column[0].position for column in columns)
-        ahead = (position - last) / (last - first)
-        seen = {id(r): (r, i) for i, r in enumerate(residuals) if r is not None}
+        earlier, later = (_values(column) for column in columns[-2:])
+        first, last = (column[0].position for column in columns[-2:])
+        ahead = (kept.position - last) / (last - first)
         ways = []
-        for residual, i in seen.values():
-            known = [
-                pick(before, [anchor.row for anchor in column]).float()
-                for column in columns
-                if (before := column[0].residuals[i]) is not None
-            ]
-            if len(known) < 2:
-                continue
-            earlier, later = known
-            line, way = (later - earlier).flatten(1) * ahead, (residual.float() - later).flatten(1)
-            size = residual.float().flatten(1).square().sum(1).clamp_min(_TINY)
-            ways.append(torch.stack([(line * way).sum(1), line.square().sum(1)]) / size)
-        if ways:
-            for row, came, length in zip(rows, *torch.stack(ways).mean(0).tolist(), strict=True):
-                so_far = self._came.get(row, (0.0, 0.0))
-                self._came[row] = so_far[0] + came, so_far[1] + length
+        for span in kept.spans:
+            one, two, now = (t.narrow(1, *span).float() for t in (earlier, later, values))
+            products = _products(two - one, now - two, now)
+            ways.append(products[:, 0, :2] / products[:, 2, 2:].clamp_min(_TINY))
+        for row, (length, came) in zip(rows, torch.stack(ways).mean(0).tolist(), strict=True):
+            so_far = self._came.get(row, (0.0, 0.0))
+            self._came[row] = so_far[0] + came * ahead, so_far[1] + length * ahead**2
 
-    def _space(self, rows: Sequence[Hashable], position: float, residuals: Sequence[Tensor | None]) -> None:
+    def _space(self, rows: Sequence[Hashable], kept: Kept, values: Tensor) -> None:
         """Set the distances of the next anchors."""
-        pairs = zip(self._together(rows, position), residuals, strict=True)
-        errors = [_error(p, r) for p, r in pairs if p is not None and r is not None]
+        predicted = self._together(rows, kept.position)
+        errors = [_error(predicted.narrow(1, *span), values.narrow(1, *span)) for span in kept.spans]
         for row, error in zip(rows, torch.stack(errors).mean(0).tolist(), strict=True):
             anchors = self._rows[row]
             growth = (self.reuse.bound / max(error, 1e-9)) ** (1 / len(anchors))
-            gap = (position - anchors[-1].position) * min(growth, _GROWTH)
+            gap = (kept.position - anchors[-1].position) * min(growth, _GROWTH)
             self._gaps[row] = int(min(max(gap, 1), _LONGEST))
 
 
-def _picked(residual: Tensor | None, rows: Sequence[int]) -> Tensor | None:
-    return None if residual is None else pick(residual, rows)
+def _values(column: Sequence[Anchor]) -> Tensor:
+    """The values of rows that were computed together."""
+    return pick(column[0].kept.values, [anchor.row for anchor in column])
 
 
-def _sum(tensors: Sequence[Tensor | None], scales: Sequence[Tensor]) -> Tensor:
-    """The sum of tensors [N,...], the last of which is there, times N factors each, in its precision."""
-    *_, last = tensors
-    assert last is not None
-    views = [scale.view(-1, *[1] * (last.ndim - 1)) for scale in scales]
-    total = last * views[-1]
-    for tensor, view in zip(tensors[:-1], views[:-1], strict=True):
-        if tensor is not None:
-            total.addcmul_(tensor, view)
-    return total.to(last.dtype)
+def _products(*vectors: Tensor) -> Tensor:
+    """Of vectors [R,N] the products of each with each, [R,count,count]."""
+    stacked = torch.stack(vectors, 1)
+    return stacked @ stacked.mT
 
 
 def _error(predicted: Tensor, computed: Tensor) -> Tensor:
     """Per row, the root mean square of the difference as a share of the computed one's."""
-    size = computed.float().flatten(1).norm(dim=1)
-    difference = (predicted.float() - computed.float()).flatten(1).norm(dim=1)
+    size = computed.float().norm(dim=1)
+    difference = (predicted.float() - computed.float()).norm(dim=1)
     return difference / size.clamp_min(_TINY)

@@ -37,8 +37,9 @@ class Past:
         """What was computed at this call, to be kept, or what is predicted for all rows that speak."""
         position, names = self.course.position(call.sigma), call.row_names
         if new is not None:
-            self.memory.keep([names[i] for i in new.rows], position, flat(new.answer))
             self.counts = counts_of(new.answer)
+            kept = self.memory.keep([names[i] for i in new.rows], position, flat(new.answer))
+            new = Said(new.rows, shaped(kept, self.counts))
         speaking = [i for i, row in enumerate(rows) if row]
         if not speaking or (new is not None and set(speaking) <= set(new.rows)):
             return new
