@@ -57,26 +57,28 @@ Call = Callable[[Tensor], Any]
 Pair = tuple[Call, Call]
 
 
-def with_network(name: str, size: int) -> Pair:
+def with_network(name: str, size: int, device: str) -> Pair:
     """Ours and the peer's way from pictures [B,H,W,3] to hints, on the same random network."""
     module, kind, place, network, arguments, options = SHARED[name]
     with quietly():
         made = getattr(peers(place), network)
         net = made(*arguments, **options).eval()
-        peer = getattr(peers(module), kind)(*([net, net] if module == "lineart" else [net]))
-    return ours(name, from_files(name, net)), one_by_one(peer, size)
+        peer = getattr(peers(module), kind)(*([net, net] if module == "lineart" else [net])).to(device)
+    return ours(name, from_files(name, net).to(device)), one_by_one(peer, size)
 
 
-def openpose(size: int, parts: bool) -> Pair:
+def openpose(size: int, device: str, parts: bool) -> Pair:
     """Body, and with `parts` hands and face too, of one person, which is what the body's network says to any
     picture, after its time."""
     with quietly():
         models = peers("open_pose.model")
         nets = [models.bodypose_model(), models.handpose_model(), peers("open_pose.face").FaceNet()]
         kinds = ("Body", "Hand", "Face")
-        detectors = [detector("open_pose", kind, model=net) for kind, net in zip(kinds, nets, strict=True)]
-    own: Any = from_files("openpose", *nets)
-    maps = [one[None] for one in answer(crowd(0, 1, size, size), (size, size), (_SEEN, _SEEN))]
+        detectors = [
+            detector("open_pose", kind, device, model=net) for kind, net in zip(kinds, nets, strict=True)
+        ]
+    own: Any = from_files("openpose", *nets).to(device)
+    maps = [one[None].to(device) for one in answer(crowd(0, 1, size, size), (size, size), (_SEEN, _SEEN))]
     for net in (own.body, nets[0]):
         net.register_forward_hook(lambda module, given, said: tuple(one.clone() for one in maps))
     whole = peers("open_pose").OpenposeDetector(*detectors)
@@ -84,14 +86,14 @@ def openpose(size: int, parts: bool) -> Pair:
     return ours("openpose", own, hands=parts, face=parts), one_by_one(peer, size)
 
 
-def leres(size: int) -> Pair:
+def leres(size: int, device: str) -> Pair:
     with quietly():
         net = peers("leres.leres.multi_depth_model_woauxi").RelDepthModel(backbone="resnext101").eval()
-        peer = peers("leres").LeresDetector(net, None)
-    return ours("leres", from_files("leres", net)), one_by_one(peer, size)
+        peer = peers("leres").LeresDetector(net, None).to(device)
+    return ours("leres", from_files("leres", net).to(device)), one_by_one(peer, size)
 
 
-def midas(size: int) -> Pair:
+def midas(size: int, device: str) -> Pair:
     """The peer's network is of transformers: the same one, with random weights of its own."""
     import transformers
 
@@ -106,14 +108,15 @@ def midas(size: int) -> Pair:
     peer = detector(
         "midas",
         "MidasDetector",
+        device,
         model=transformers.DPTForDepthEstimation(config).eval(),
         processor=transformers.DPTImageProcessor(image_mean=half, image_std=half),
     )
-    own = from_files("midas", dpt)
+    own = from_files("midas", dpt).to(device)
     return ours("midas", own, resolution=_SEEN_BY_MIDAS), one_by_one(peer, size)
 
 
-def zoe(size: int) -> Pair:
+def zoe(size: int, device: str) -> Pair:
     """The peer's network is of transformers: the same transformer, with random weights of its own and heads
     for rooms and for streets, of which it takes one. It does not ask about the mirror image."""
     import transformers
@@ -133,12 +136,14 @@ def zoe(size: int) -> Pair:
         task="depth-estimation",
         model=transformers.ZoeDepthForDepthEstimation(config).eval(),
         image_processor=transformers.ZoeDepthImageProcessor(),
+        device=device,
     )
-    own = from_files("zoe", zoe_networks.network())
-    return ours("zoe", own, mirrored=False), one_by_one(detector("zoe", "ZoeDetector", pipe=pipe), size)
+    peer = detector("zoe", "ZoeDetector", device, pipe=pipe)
+    own = from_files("zoe", zoe_networks.network()).to(device)
+    return ours("zoe", own, mirrored=False), one_by_one(peer, size)
 
 
-def sam(size: int) -> Pair:
+def sam(size: int, device: str) -> Pair:
     """The peer's network is of transformers: the same one, with random weights of its own. Both are asked
     about as many points as the peer takes for pictures of this size."""
     import transformers
@@ -146,11 +151,12 @@ def sam(size: int) -> Pair:
     peer = detector(
         "sam",
         "SamDetector",
+        device,
         model=transformers.SamModel(transformers.SamConfig()).eval(),
         processor=transformers.SamProcessor(transformers.SamImageProcessor()),
     )
-    net = network_module("segment_anything.build_sam").sam_model_registry["vit_b"]()
-    return ours("sam", from_files("sam", net), points=max(8, min(24, size // 64))), one_by_one(peer, size)
+    net = from_files("sam", network_module("segment_anything.build_sam").sam_model_registry["vit_b"]())
+    return ours("sam", net.to(device), points=max(8, min(24, size // 64))), one_by_one(peer, size)
 
 
 def peers(module: str) -> ModuleType:
@@ -158,12 +164,12 @@ def peers(module: str) -> ModuleType:
     return importlib.import_module(f"custom_controlnet_aux.{module}")
 
 
-def detector(module: str, kind: str, **attributes: Any) -> Any:
+def detector(module: str, kind: str, device: str, **attributes: Any) -> Any:
     """A detector of the peer that has these instead of what it would download."""
     with quietly():
         made = object.__new__(getattr(peers(module), kind))
-    for name, value in {"device": "cpu", **attributes}.items():
-        setattr(made, name, value)
+    for name, value in {"device": device, **attributes}.items():
+        setattr(made, name, value.to(device) if isinstance(value, nn.Module) else value)
     return made
 
 
@@ -205,7 +211,7 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def canny(size: int) -> Pair | None:
+def canny(size: int, device: str) -> Pair | None:
     """Ours and what ComfyUI's Canny node calls; None without kornia."""
     try:
         from kornia.filters import canny as theirs
@@ -215,7 +221,7 @@ def canny(size: int) -> Pair | None:
 
 
 # By row: both ways for pictures of a size.
-PAIRS: dict[str, Callable[[int], Pair | None]] = {
+PAIRS: dict[str, Callable[[int, str], Pair | None]] = {
     "canny": canny,
     **{name: functools.partial(with_network, name) for name in SHARED},
     "openpose, body": functools.partial(openpose, parts=False),
@@ -247,6 +253,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="pictures of a batch; with 1 none is measured")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: the time that the process itself used"
     )
@@ -263,7 +270,7 @@ def main() -> None:
     rows = []
     with torch.no_grad():
         for name in [one for one in names if not options.only or one in options.only]:
-            pair = PAIRS[name](options.size)
+            pair = PAIRS[name](options.size, options.device)
             if pair is None:
                 print("canny is left out: kornia is not installed here", file=sys.stderr)
                 continue

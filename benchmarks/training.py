@@ -2,7 +2,7 @@
 
     python -m benchmarks.training --threads 1 --clock cpu       # needs 17 GB of memory
     python -m benchmarks.training --base tiny                   # the same in little, to see that it works
-    python -m benchmarks.training --device cuda --size 512      # on a GPU
+    python -m benchmarks.training --device cuda --size 512 --precision bf16      # on a GPU
 
 All have the same random weights, tensor for tensor, and learning rate 0, so that these stay as they are; the
 arithmetic is that of any other rate. All take turns in each round.
@@ -36,7 +36,7 @@ from cnet_core.training.learner import Learner
 from cnet_core.training.optimizer import make_optimizer
 from cnet_core.training.source import CachedSource
 from cnet_core.training.start import trainable
-from cnet_core.training.step import draw, losses, moved
+from cnet_core.training.step import PRECISIONS, draw, losses, moved
 
 from .__main__ import check_clock, pixels, positive
 from .measure import CLOCKS, available_bytes, machine, peak_bytes, rotated, say
@@ -49,26 +49,27 @@ diffusers: Any = importlib.import_module("diffusers")
 
 SCALE = 0.18215
 WORDS = 49408
-KEPT = ("base", "size", "batch", "rounds", "clock", "device")
+KEPT = ("base", "size", "batch", "rounds", "clock", "device", "precision")
 # The weights of all in fp32, with the bare UNet's gradients and moments, and what a step takes.
 NEEDED = 17e9
 NOTES = """\
-Seconds of one optimizer step ({clock} clock), batch {batch}, {size} x {size}, fp32 on {device}: medians over
-{rounds} rounds. Ratios are of the same round: median (lowest to highest); below 1 ours is faster or smaller.
-Memory: weights, optimizer and encoders, and the most that torch's allocator gave out beyond them."""
+Seconds of one optimizer step ({clock} clock), batch {batch}, {size} x {size}, {precision} on {device}:
+medians over {rounds} rounds. Ratios are of the same round: median (lowest to highest); below 1 ours is
+faster or smaller. Memory: weights, optimizer and encoders, and the most that torch's allocator gave out
+beyond them."""
 
 
 class Encoders:
     """SD1.5's VAE and CLIP text encoder with random weights: for the cache once, for the script at each step.
 
-    whole: at their full size. device: where they are.
+    whole: at their full size. device, dtype: where and as what they are.
     """
 
     latent_id = text_id = "random"
     latent_scale: float | None = SCALE
 
-    def __init__(self, config: UNetConfig, whole: bool, device: str):
-        self.device = device
+    def __init__(self, config: UNetConfig, whole: bool, device: str, dtype: torch.dtype):
+        self.device, self.dtype = device, dtype
         widths = (128, 256, 512, 512) if whole else (32, 32, 32, 32)
         self.vae = diffusers.AutoencoderKL(
             block_out_channels=widths,
@@ -79,7 +80,7 @@ class Encoders:
         )
         # What the script never runs.
         self.vae.decoder = None
-        self.vae.to(device).requires_grad_(False)
+        self.vae.to(device, dtype).requires_grad_(False)
         width = config.context_dim
         self.clip = CLIPTextModel(
             CLIPTextConfig(
@@ -91,14 +92,15 @@ class Encoders:
             )
         )
         self.clip.requires_grad_(False)
-        nn.Module.to(self.clip, device)
+        nn.Module.to(self.clip, device, dtype)
 
     def latent(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        drawn = self.vae.encode(image.movedim(-1, 0)[None].to(self.device) * 2 - 1).latent_dist
-        return drawn.mean[0].cpu(), drawn.std[0].cpu()
+        picture = image.movedim(-1, 0)[None].to(self.device, self.dtype)
+        drawn = self.vae.encode(picture * 2 - 1).latent_dist
+        return drawn.mean[0].float().cpu(), drawn.std[0].float().cpu()
 
     def text(self, caption: str) -> tuple[Tensor, Tensor | None]:
-        return self.clip(tokens([caption]).to(self.device))[0][0].cpu(), None
+        return self.clip(tokens([caption]).to(self.device))[0][0].float().cpu(), None
 
 
 def tokens(captions: Sequence[str]) -> Tensor:
@@ -144,7 +146,10 @@ class Ours(Step):
 
 
 class Script(Step):
-    """The calls of diffusers' train_controlnet.py: encoders at each step, torch's AdamW by its defaults."""
+    """The calls of diffusers' train_controlnet.py: encoders at each step, torch's AdamW by its defaults.
+
+    In bf16 all that is frozen is bf16, and the ControlNet keeps fp32 weights under autocast, as there.
+    """
 
     def __init__(self, ours: Learner, encoders: Encoders, batch: dict[str, Tensor], settings: Settings):
         config = ours.base.config
@@ -156,7 +161,7 @@ class Script(Step):
         give(self.unet, to_diffusers(ours.base.state_dict(), config))
         give(self.net, to_diffusers(ours.net.state_dict(), config, len(HINT_WIDTHS)))
         self.net.train().requires_grad_(True)
-        self.device = encoders.device
+        self.device, self.dtype = encoders.device, encoders.dtype
         self.encoders, self.batch, self.settings = encoders, batch, settings
         self.scheduler = diffusers.DDPMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
@@ -165,7 +170,7 @@ class Script(Step):
         self.held = [self.unet, self.net, encoders.vae, encoders.clip]
 
     def __call__(self) -> Tensor:
-        pictures = self.batch["pictures"].to(self.device)
+        pictures = self.batch["pictures"].to(self.device, self.dtype)
         latents = self.encoders.vae.encode(pictures).latent_dist.sample() * SCALE
         timesteps = torch.randint(0, 1000, (len(latents),), device=self.device)
         loss = self.loss(latents, torch.randn_like(latents), timesteps)
@@ -178,17 +183,18 @@ class Script(Step):
     def loss(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         x = self.scheduler.add_noise(latents, noise, timesteps)
         context = self.encoders.clip(self.batch["tokens"].to(self.device), return_dict=False)[0]
-        hints = self.batch["hints"].to(self.device)
-        down, mid = self.net(x, timesteps, context, hints, return_dict=False)
+        hints = self.batch["hints"].to(self.device, self.dtype)
+        with autocast(self.device, self.dtype):
+            down, mid = self.net(x, timesteps, context, hints, return_dict=False)
         predicted = self.unet(
             x,
             timesteps,
             context,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=mid,
+            down_block_additional_residuals=[residual.to(self.dtype) for residual in down],
+            mid_block_additional_residual=mid.to(self.dtype),
             return_dict=False,
         )[0]
-        return F.mse_loss(predicted, noise)
+        return F.mse_loss(predicted.float(), noise.float())
 
 
 class Bare(Step):
@@ -208,7 +214,9 @@ class Bare(Step):
             batch = moved(drawn, self.device)
             noise, timesteps = draw(batch, torch.Generator().manual_seed(1))
             x = noised(batch.latents, noise, timesteps)
-            loss = F.mse_loss(self.base(x, timesteps, batch.context), noise)
+            with autocast(self.device.type, PRECISIONS[self.settings.precision]):
+                predicted = self.base(x, timesteps, batch.context)
+            loss = F.mse_loss(predicted.float(), noise)
             loss.backward()
             nn.utils.clip_grad_norm_(self.weights, self.settings.clip)
             self.optimizer.step()
@@ -216,6 +224,10 @@ class Bare(Step):
         finally:
             self.base.requires_grad_(False)
         return loss.detach()
+
+
+def autocast(device: str, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(device, dtype, enabled=dtype != torch.float32)
 
 
 def bytes_held(tensors: Iterable[Tensor]) -> int:
@@ -227,17 +239,25 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Step],
     """The steps, and how far the script's loss is from ours on the same latents and noise."""
     config = BASES[options.base]
     generator = torch.Generator().manual_seed(0)
-    settings = Settings(batch=options.batch, accumulation=1, rate=0.0, warm_up=0, drop=0.0, precision="fp32")
+    settings = Settings(
+        batch=options.batch, accumulation=1, rate=0.0, warm_up=0, drop=0.0, precision=options.precision
+    )
+    dtype = PRECISIONS[settings.precision]
     base = UNet(config, device="meta")
     give(base, random_state(base, generator))
     base.to(options.device)
+    # What is trained has fp32 weights; what is frozen, those of the training's precision.
+    whole = base
+    if dtype != torch.float32:
+        base = UNet(config, device="meta")
+        give(base, {name: tensor.to(dtype) for name, tensor in whole.state_dict().items()})
     net = trainable(base, settings)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if name.startswith(JOINS) and parameter.ndim > 1:
                 drawn = torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(drawn * 0.1 * parameter[0].numel() ** -0.5)
-    encoders = Encoders(config, options.base == "sd15", options.device)
+    encoders = Encoders(config, options.base == "sd15", options.device, dtype)
     pictures, hints = torch.rand(2, options.batch, options.size, options.size, 3, generator=generator)
     captions = ["word " * (1 + i) for i in range(options.batch)]
     data = from_batch(pictures, hints, captions)
@@ -255,10 +275,10 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Step],
     ours, script = Ours(learner, source), Script(learner, encoders, batch, settings)
     noise, timesteps = draw(first, torch.Generator().manual_seed(5))
     with torch.no_grad():
-        theirs = script.loss(first.latents, noise, timesteps)
+        theirs = script.loss(first.latents.to(dtype), noise.to(dtype), timesteps)
         mine = losses(base, learner.trainee, first, noise, timesteps, settings.objective).mean()
     difference = abs(float(mine - theirs)) / float(theirs)
-    return {"ours": ours, "diffusers": script, "bare UNet": Bare(base, source, settings)}, difference
+    return {"ours": ours, "diffusers": script, "bare UNet": Bare(whole, source, settings)}, difference
 
 
 def figures(options: argparse.Namespace) -> dict[str, Any]:
@@ -327,6 +347,7 @@ def main() -> None:
     add("--batch", type=positive, default=4, help="pictures of a step (default: 4, as in the script)")
     add("--rounds", type=positive, default=3, help="times that everything is measured (default: 3)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
+    add("--precision", choices=["fp32", "bf16"], default="fp32", help="of the arithmetic (default: fp32)")
     add("--threads", type=positive, help="threads of torch (default: its own choice)")
     add("--clock", choices=list(CLOCKS), default="wall", help="cpu: the process's own time")
     add("--json", type=Path, metavar="FILE", help="write the figures here")

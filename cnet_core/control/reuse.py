@@ -371,9 +371,11 @@ class Memory:
         ways = []
         for span in kept.spans:
             one, two, now = (t.narrow(1, *span).float() for t in (earlier, later, values))
-            products = _products(two - one, now - two, now)
-            ways.append(products[:, 0, :2] / products[:, 2, 2:].clamp_min(_TINY))
-        for row, (length, came) in zip(rows, torch.stack(ways).mean(0).tolist(), strict=True):
+            line, way = two - one, now - two
+            # A product of matrices so long and narrow takes a GPU a hundred times as long as this.
+            came, length, size = (line * way).sum(1), _square(line), _square(now)
+            ways.append(torch.stack([came, length]) / size.clamp_min(_TINY))
+        for row, came, length in zip(rows, *torch.stack(ways).mean(0).tolist(), strict=True):
             so_far = self._came.get(row, (0.0, 0.0))
             self._came[row] = so_far[0] + came * ahead, so_far[1] + length * ahead**2
 
@@ -393,10 +395,9 @@ def _values(column: Sequence[Anchor]) -> Tensor:
     return pick(column[0].kept.values, [anchor.row for anchor in column])
 
 
-def _products(*vectors: Tensor) -> Tensor:
-    """Of vectors [R,N] the products of each with each, [R,count,count]."""
-    stacked = torch.stack(vectors, 1)
-    return stacked @ stacked.mT
+def _square(values: Tensor) -> Tensor:
+    """The square of each row's length, without a tensor of squares."""
+    return values.norm(dim=1).square()
 
 
 def _error(predicted: Tensor, computed: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ host adds to it arrives here too.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 import comfy.controlnet
 import comfy.model_management
@@ -71,13 +72,7 @@ class Steered(comfy.controlnet.ControlBase):
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         """Before each run, once per conditioning that holds this control."""
         super().pre_run(model, percent_to_timestep_function)
-        clocks: list[Clock] = []
-
-        def clock() -> Clock:
-            if not clocks:
-                clocks.append(Clock.of(percent_to_timestep_function))
-            return clocks[0]
-
+        clock = partial(_clock_of, model.model_sampling, percent_to_timestep_function)
         self.run = Run(model.model_sampling, clock, ref(model))
         _forget_at_the_end(self.run, getattr(model, "current_patcher", None))
 
@@ -207,6 +202,17 @@ def chained(
         # Those of the same stream are waited for where they are read.
         given += [] if isinstance(residuals, Awaited) else residuals
     return beside(ask, (value for value in given if isinstance(value, Tensor)), call.x.device)
+
+
+# Hosts answer for one share of sampling at a time, from the device: a clock takes 30 ms on a GPU.
+_clocks: WeakKeyDictionary[Any, Clock] = WeakKeyDictionary()
+
+
+def _clock_of(sampling: Any, sigma_at: Callable[[float], float]) -> Clock:
+    """The clock of a host's model_sampling, which hosts exchange and do not change."""
+    if sampling not in _clocks:
+        _clocks[sampling] = Clock.of(sigma_at)
+    return _clocks[sampling]
 
 
 def _forget_at_the_end(run: Run, patcher: Any) -> None:

@@ -12,7 +12,9 @@ pytest.importorskip("transformers")
 def test_ours_the_scripts_and_the_bare_step(tmp_path):
     from benchmarks.training import figures, table
 
-    options = argparse.Namespace(base="tiny", size=64, batch=2, rounds=2, clock="cpu", device="cpu")
+    options = argparse.Namespace(
+        base="tiny", size=64, batch=2, rounds=2, clock="cpu", device="cpu", precision=precision
+    )
     report = figures(options)
     assert report["difference_of_losses"] < 1e-5
     names = {"ours", "diffusers", "bare UNet"}
