@@ -68,7 +68,9 @@ def annotate(
     masks = _masks(annotator, images, masks)
 
     def made(start: int, stop: int) -> Annotation:
-        pictures = _prepared(images[start:stop], opaque=annotator.masked)
+        # Pictures are resized on the CPU; where they are not, the device does everything.
+        place = device if looked == source else torch.device("cpu")
+        pictures = _prepared(images[start:stop].detach().to(place), opaque=annotator.masked)
         call = dict(given)
         pictures = fit.resize(pictures, looked, "photo").to(device)
         if annotator.seedable:
@@ -126,11 +128,11 @@ def _chunk(annotator: Annotator, size: Size, device: torch.device) -> int:
 
 
 def _prepared(images: Tensor, opaque: bool = False) -> Tensor:
-    """Pictures [B,3,H,W] in 0..1, float32, on the CPU, of images [B,H,W,C].
+    """Pictures [B,3,H,W] in 0..1, float32, of images [B,H,W,C].
 
     opaque: opacity is not applied.
     """
-    pixels = torch.nan_to_num(images.detach().cpu().float(), nan=0.0).clamp(0.0, 1.0)
+    pixels = torch.nan_to_num(images.float(), nan=0.0).clamp(0.0, 1.0)
     if pixels.shape[-1] in (2, 4):
         colours, opacity = pixels[..., :-1], pixels[..., -1:]
         pixels = colours if opaque else colours * opacity
@@ -169,10 +171,15 @@ def _cut(annotation: Annotation, size: Size) -> Annotation:
     height, width = size
     maps = {
         name: None if value is None else value[..., :height, :width].cpu()
-        for name in ("picture", "depth", "labels", "mask")
+        for name in ("depth", "labels", "mask")
         for value in [getattr(annotation, name)]
     }
-    return replace(annotation, **maps)
+    picture = annotation.picture
+    if picture is not None:
+        # Laid out by the device as hints are: one copy is all that is left to do for a large batch.
+        pixels = picture[..., :height, :width].float().movedim(1, -1).contiguous()
+        picture = pixels.cpu().movedim(-1, 1)
+    return replace(annotation, picture=picture, **maps)
 
 
 def _placed(annotation: Annotation, placement: fit.Placement, annotator: Annotator) -> Annotation:

@@ -1,8 +1,8 @@
 """ZoeDepth: depth in metres, for rooms (S. F. Bhat et al. 2023)."""
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ _PATCH, _TOKEN = 32, 16
 _MODELS = "zoe.zoedepth.models"
 
 
+Ways = Callable[[int, int, torch.device], Tensor]
+
+
 class Zoe(torch.nn.Module):
     """The published network, asked with reflected borders, with attention that takes less time."""
 
@@ -32,8 +35,10 @@ class Zoe(torch.nn.Module):
         super().__init__()
         self.net: Any = net
         prepare = net.core.prep
+        # The same for all layers, and for all pictures of a size.
+        ways = lru_cache(maxsize=1)(_ways)
         for block in net.core.core.pretrained.model.blocks:
-            block.attn.forward = partial(_attention, block.attn)
+            block.attn.forward = partial(_attention, block.attn, ways)
 
         def prepared(pictures: Tensor) -> Tensor:
             # Very long pictures would have a side of no pixel.
@@ -56,30 +61,37 @@ class Zoe(torch.nn.Module):
         return whole[:, :, down : size[0] - down, right : size[1] - right]
 
 
-def _attention(layer: Any, tokens: Tensor, resolution: Sequence[int], shared_rel_pos_bias: None) -> Tensor:
+def _attention(
+    layer: Any, ways: Ways, tokens: Tensor, resolution: Sequence[int], shared_rel_pos_bias: None
+) -> Tensor:
     """What an attention layer of BEiT (H. Bao et al. 2021) makes of tokens [B,N,C] of pictures of a size."""
     bias = torch.cat((layer.q_bias, layer.k_bias, layer.v_bias))
     split = F.linear(tokens, layer.qkv.weight, bias).unflatten(2, (3, layer.num_heads, -1))
     query, key, value = split.permute(2, 0, 3, 1, 4)
-    places = _places(layer, resolution)
+    places = _places(layer, ways, resolution)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=places, scale=layer.scale)
     return layer.proj(mixed.transpose(1, 2).flatten(2))
 
 
-def _places(layer: Any, resolution: Sequence[int]) -> Tensor:
+def _places(layer: Any, ways: Ways, resolution: Sequence[int]) -> Tensor:
     """What a layer adds for how its tokens lie to each other, [1,heads,N,N]."""
-    beit = network_module(f"{_MODELS}.base_models.midas_repo.midas.backbones.beit")
     rows, columns = (side // _TOKEN for side in resolution)
     # By way down and across, and three ways from and to the token of the whole picture.
     table = layer.relative_position_bias_table.T
     shape = [2 * side - 1 for side in layer.window_size]
-    ways = F.interpolate(
+    scaled = F.interpolate(
         table[None, :, :-3].unflatten(2, shape), (2 * rows - 1, 2 * columns - 1), mode="bilinear"
     )
-    table = torch.cat([ways[0].flatten(1), table[:, -3:]], 1)
-    which = beit.gen_relative_position_index((rows, columns)).to(table.device)
+    table = torch.cat([scaled[0].flatten(1), table[:, -3:]], 1)
+    which = ways(rows, columns, table.device)
     # In this order each head's part is written as a whole.
     return table.index_select(1, which.flatten()).unflatten(1, which.shape)[None]
+
+
+def _ways(rows: int, columns: int, device: torch.device) -> Tensor:
+    """The way from each token to each other, as a number of the table, [N,N]."""
+    beit = network_module(f"{_MODELS}.base_models.midas_repo.midas.backbones.beit")
+    return beit.gen_relative_position_index((rows, columns)).to(device)
 
 
 def network() -> torch.nn.Module:

@@ -47,11 +47,14 @@ def test_hints_have_the_pictures_size_and_range_and_a_batch_is_as_its_pictures_a
     hints = run.annotate(annotator, images, values, net=net, seed=3)
     assert hints.image.shape == images.shape and hints.image.dtype == torch.float32
     assert hints.image.min() >= 0 and hints.image.max() <= 1
+    bound = 2e-4
+    if hints.depth is not None:
+        # Random weights may see hardly any depth; the picture stretches it, and its rounding too.
+        bound = max(bound, float(1e-6 * hints.depth.abs().max() / (hints.depth.max() - hints.depth.min())))
     for i in range(2):
         alone = run.annotate(annotator, images[i : i + 1], values, net=net, seed=3 + i)
         apart = (alone.image - hints.image[i : i + 1]).abs()
-        # Random weights make Zoe see hardly any depth, which its picture stretches, rounding and all.
-        assert apart.max() < (2e-3 if annotator.id == "zoe" else 2e-4) or (
+        assert apart.max() < bound or (
             annotator.kind in ("lines", "areas") and apart.gt(0).float().mean() < 1e-3
         )
         for name in ("depth", "labels"):
