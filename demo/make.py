@@ -2,9 +2,11 @@
 
 An autoencoder, a base (UNet and text encoder) and three ControlNets are trained one after the other on scenes
 drawn on the fly. Each stage is saved when it is done and skipped when its file exists; a stage that was
-interrupted goes on from its last state in demo/cache. On two CPU cores of 2.5 GHz everything takes two and
-a half hours; --device cuda takes a GPU. The shipped files were trained while the lengths below were still
-being settled: a rebuild gives their like, not their bytes.
+interrupted goes on from its last state in demo/cache. In one go on two cores it took an hour on a server's
+processor of 2026, and takes two and a half on older ones of 2.5 GHz; --device cuda takes a GPU. The shipped
+files were trained while the lengths below were still being settled: a rebuild gives their like, not their
+bytes. That hour's closed .80, .89 and .88 of the gap between no control and the truth's ceiling (pose, depth,
+canny) by demo.report, the shipped ones .80, .89 and .83.
 """
 
 import argparse
