@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
+from weakref import WeakValueDictionary
 
 import comfy.controlnet
 import comfy.model_management
@@ -21,6 +22,9 @@ from ..answers import answer_of
 from .calls import Call, window_of
 from .models import LoadedNetwork, base_config, models_kept_loaded
 from .reusing import ResidualControl, Said
+
+# Texts of the runs that are under way, shared by all controls of a network; the runs keep them.
+_texts: WeakValueDictionary[Any, Text] = WeakValueDictionary()
 
 
 class Control(ResidualControl):
@@ -162,15 +166,16 @@ class Control(ResidualControl):
     def text(self, tokens: Tensor, call: Call, key: Any) -> Tensor | Text:
         """The text with a memory of its keys and values, where the host says which prompts it is made of.
 
+        Each run of a host gives each prompt an id of its own, so that controls of one network can share them.
         Not under context windows: they come by the dozen, each with texts for all its frames.
         """
         if "uuids" not in call.options or call.window is not None:
             return tokens
         assert self.run is not None
         # Where a prompt is drawn into an area, the host gives the other side the same id.
-        key = (tuple(call.sides), tuple(call.options["uuids"]), tokens.shape, key)
+        key = (self.network, tuple(call.sides), tuple(call.options["uuids"]), tokens.shape, key)
         if key not in self.run.texts:
-            self.run.texts[key] = Text(tokens)
+            self.run.texts[key] = _texts.setdefault(key, Text(tokens))
         return self.run.texts[key]
 
 

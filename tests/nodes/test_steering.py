@@ -316,15 +316,19 @@ def test_the_layout_preset_keeps_depth_out_of_the_outermost_block(
 # What is kept
 
 
-def test_keys_and_values_of_the_text_are_computed_once_per_run(prompts, draw, load, apply, hint):
+@pytest.mark.parametrize("uses", [1, 2], ids=["alone", "in a chain with itself"])
+def test_keys_and_values_of_the_text_are_computed_once_per_run(prompts, draw, load, apply, hint, uses):
     control = load("first")
     layers = [m for name, m in control.network.net.named_modules() if name.endswith("attn2.to_k")]
     calls = []
     handles = [layer.register_forward_hook(lambda *_: calls.append(1)) for layer in layers]
-    draw(**apply(prompts, control, hint))
+    for _ in range(uses):
+        prompts = apply(prompts, control, hint)
+    for runs in (1, 2):
+        draw(**prompts)
+        assert layers and len(calls) == runs * len(layers)
     for handle in handles:
         handle.remove()
-    assert layers and len(calls) == len(layers)
 
 
 def test_nothing_of_a_run_is_left_on_the_control_or_the_network(prompts, draw, load, apply, hint):
