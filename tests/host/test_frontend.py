@@ -43,6 +43,13 @@ UNKNOWN_NODES = """() => window.app.graph.nodes
 # Every picture on the canvas with its size: [node type, width, height].
 PICTURES = """() => window.app.graph.nodes.flatMap(node => (node.imgs ?? [])
     .map(image => [node.type, image.naturalWidth, image.naturalHeight]))"""
+# Pairs of nodes that lie over each other, with their titles.
+OVERLAPS = """() => {
+    const title = window.LiteGraph.NODE_TITLE_HEIGHT, nodes = window.app.graph.nodes;
+    const apart = (a, b) => a.pos[0] + a.size[0] <= b.pos[0] || a.pos[1] + a.size[1] <= b.pos[1] - title;
+    return nodes.flatMap((a, i) => nodes.slice(i + 1)
+        .filter(b => !apart(a, b) && !apart(b, a)).map(b => [a.title, b.title]));
+}"""
 WATCH_RUN = """() => {
     window.cnetRun = null;
     for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
@@ -144,6 +151,7 @@ def test_workflow_opens_converts_and_runs(
 ) -> None:
     open_workflow(page, name)
     assert page.evaluate(UNKNOWN_NODES) == []
+    assert page.evaluate(OVERLAPS) == []
     assert page.get_by_text(re.compile("missing node", re.IGNORECASE)).filter(visible=True).count() == 0
     screenshot(page, host, name)
 

@@ -22,14 +22,19 @@ WATCHED = weakref.WeakSet()
 
 
 def held():
-    """What is alive in this process: computed steps that controls remember, and bytes of all tensors."""
+    """What is alive in this process: computed steps that controls remember, and bytes of all tensors but
+    weights, which the host drops and loads again when memory is short."""
     gc.collect()
     living = gc.get_objects()
     anchors = [o for o in living if type(o).__name__ == "Anchor" and type(o).__module__.endswith(".reuse")]
     # Asking the type, because some libraries' objects answer isinstance by importing what they stand for.
     tensors = [o for o in living if issubclass(type(o), torch.Tensor) and o.device.type == "cpu"]
+    weights = {t.untyped_storage().data_ptr() for t in tensors if isinstance(t, torch.nn.Parameter)}
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return {"anchors": len(anchors), "bytes": sum(storages.values())}
+    return {
+        "anchors": len(anchors),
+        "bytes": sum(size for place, size in storages.items() if place not in weights),
+    }
 
 
 class HashModel(io.ComfyNode):
