@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import weights
 from ..networks import network_module
 from ..registry import Annotation, Annotator
+from .layers import without_batch_norms
 from .shared import ask, in_annotators, standardised
 
 _FILE = in_annotators("scannet.pt", "MIT")
@@ -59,7 +60,9 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     path = paths[_FILE.file]
     held = weights.read(path)
     # bn2 follows the last layer that is read.
-    return weights.load(Bae(), held.get("model", held), path, optional=r"\.original_model\.bn2\.")
+    net = weights.load(Bae(), held.get("model", held), path, optional=r"\.original_model\.bn2\.")
+    net.encoder.original_model.bn2 = torch.nn.Identity()
+    return without_batch_norms(net)
 
 
 def bae(pictures: Tensor, net: torch.nn.Module) -> Annotation:

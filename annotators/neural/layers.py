@@ -1,5 +1,6 @@
 """Layers that do what those of the published networks do, on the same weights, in less time on a CPU."""
 
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -48,6 +49,34 @@ def instance_norms_as_group_norms(net: nn.Module) -> None:
             if isinstance(layer, nn.InstanceNorm2d) and not layer.affine and not layer.track_running_stats:
                 channels = layer.num_features
                 setattr(module, name, nn.GroupNorm(channels, channels, layer.eps, affine=False))
+
+
+def without_batch_norms(net: Net) -> Net:
+    """A network whose batch normalisations are part of the convolutions before them: less to compute, and to
+    pass through memory, by a rounding the same.
+
+    For networks whose modules hold their layers in the order in which they run, where no convolution that a
+    normalisation stands behind is read without it.
+    """
+    for module in net.modules():
+        layers = list(module.named_children())
+        for (_, before), (name, norm) in pairwise(layers):
+            if isinstance(before, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                _take_in(before, norm)
+                # timm's hold the activation too.
+                setattr(module, name, getattr(norm, "act", nn.Identity()))
+    return net
+
+
+def _take_in(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Have a convolution do what the normalisation behind it does to its outputs."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    weight, mean = layer.weight.data.double(), norm.running_mean.double()
+    scale = norm.weight.data.double() / (norm.running_var.double() + norm.eps).sqrt()
+    bias = 0.0 if layer.bias is None else layer.bias.data.double()
+    kind = layer.weight.dtype
+    layer.weight.data = (weight * scale[:, None, None, None]).to(kind)
+    layer.bias = nn.Parameter(((bias - mean) * scale + norm.bias.data.double()).to(kind))
 
 
 def in_channels_last(net: Net) -> Net:

@@ -10,7 +10,7 @@ from .. import weights
 from ..networks import network_module
 from ..parameters import Float
 from ..registry import Annotation, Annotator
-from .layers import in_channels_last
+from .layers import in_channels_last, without_batch_norms
 from .shared import SPAN, as_picture, ask, in_annotators, ranged, standardised
 
 _FILE = in_annotators(
@@ -22,7 +22,8 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     path = paths[_FILE.file]
     net = network_module("leres.leres.multi_depth_model_woauxi").RelDepthModel(backbone="resnext101")
     held = weights.read(path)
-    return in_channels_last(weights.load(net, held.get("depth_model", held), path).depth_model)
+    loaded = weights.load(net, held.get("depth_model", held), path).depth_model
+    return in_channels_last(without_batch_norms(loaded))
 
 
 def leres(pictures: Tensor, net: torch.nn.Module, **parameters: object) -> Annotation:

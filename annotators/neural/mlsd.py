@@ -13,7 +13,7 @@ from .. import weights
 from ..networks import network_module
 from ..parameters import Float
 from ..registry import Annotation, Annotator
-from .layers import in_channels_last
+from .layers import in_channels_last, without_batch_norms
 from .shared import as_picture, ask, in_annotators
 
 _FILE = in_annotators(
@@ -29,7 +29,7 @@ _CANDIDATES = 200
 def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     path = paths[_FILE.file]
     net = network_module("mlsd.models.mbv2_mlsd_large").MobileV2_MLSD_Large()
-    return in_channels_last(weights.load(net, weights.read(path), path))
+    return in_channels_last(without_batch_norms(weights.load(net, weights.read(path), path)))
 
 
 def mlsd(pictures: Tensor, net: torch.nn.Module, score: float = 0.1, distance: float = 0.1) -> Annotation:

@@ -28,8 +28,15 @@ def quietly(seed: int = 0) -> Iterator[None]:
 
 
 def lively(net: torch.nn.Module, factor: float, *names: str) -> torch.nn.Module:
-    """A random network whose last layers are so strong that its answers differ from place to place."""
+    """A random network whose last layers are so strong that its answers differ from place to place, and whose
+    normalisations are not at rest."""
     with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d) and layer.running_var is not None:
+                layer.running_mean.normal_(0.0, 0.1)
+                layer.running_var.uniform_(0.5, 1.5)
+                layer.weight.uniform_(0.8, 1.2)
+                layer.bias.normal_(0.0, 0.1)
         for name, parameter in net.named_parameters():
             if any(part in name for part in names):
                 parameter.mul_(factor)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from annotators.neural.layers import ToOneMap, instance_norms_as_group_norms
+from annotators.neural.layers import ToOneMap, instance_norms_as_group_norms, without_batch_norms
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,29 @@ def test_an_instance_normalisation_is_a_group_normalisation():
     instance_norms_as_group_norms(net)
     assert not [layer for layer in net.modules() if isinstance(layer, nn.InstanceNorm2d)]
     assert torch.allclose(net(maps), expected, atol=1e-5)
+
+
+def test_batch_normalisations_become_part_of_the_convolutions_before_them():
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Sequential(nn.Conv2d(6, 6, 3, 2, groups=3), nn.BatchNorm2d(6)),
+        nn.Conv2d(6, 4, 1),
+        nn.ReLU(),
+        nn.BatchNorm2d(4),
+    )
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.1, 2.0)
+    net.eval()
+    maps = torch.randn(2, 3, 9, 12)
+    with torch.no_grad():
+        expected = net(maps)
+        without_batch_norms(net)
+        assert torch.allclose(net(maps), expected, atol=1e-5)
+    # The last one normalises no convolution's outputs.
+    assert [name for name, layer in net.named_modules() if isinstance(layer, nn.BatchNorm2d)] == ["6"]
