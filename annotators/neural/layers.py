@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -62,21 +63,14 @@ def without_batch_norms(net: Net) -> Net:
         layers = list(module.named_children())
         for (_, before), (name, norm) in pairwise(layers):
             if isinstance(before, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                _take_in(before, norm)
+                mean, variance = norm.running_mean, norm.running_var
+                assert mean is not None and variance is not None
+                before.weight, before.bias = fuse_conv_bn_weights(
+                    before.weight, before.bias, mean, variance, norm.eps, norm.weight, norm.bias
+                )
                 # timm's hold the activation too.
                 setattr(module, name, getattr(norm, "act", nn.Identity()))
     return net
-
-
-def _take_in(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Have a convolution do what the normalisation behind it does to its outputs."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    weight, mean = layer.weight.data.double(), norm.running_mean.double()
-    scale = norm.weight.data.double() / (norm.running_var.double() + norm.eps).sqrt()
-    bias = 0.0 if layer.bias is None else layer.bias.data.double()
-    kind = layer.weight.dtype
-    layer.weight.data = (weight * scale[:, None, None, None]).to(kind)
-    layer.bias = nn.Parameter(((bias - mean) * scale + norm.bias.data.double()).to(kind))
 
 
 def in_channels_last(net: Net) -> Net:
