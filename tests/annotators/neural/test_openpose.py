@@ -155,9 +155,10 @@ def original():
 @pytest.mark.parametrize("side", [57, 130, 400])
 def test_hands_equal_controlnet_auxs(original, side):
     """Within the pixel that it cuts off to, of its map of 128 pixels."""
-    reply = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Conv2d(3, 22, 5, padding=2))
     with quietly(side):
+        reply = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Conv2d(3, 22, 5, padding=2))
         torch.nn.init.normal_(reply[1].weight)
+    reply[1].bias.data[::5] -= 100.0
     net = Answering(reply).requires_grad_(False)
     crop = pictures(1, side, side, seed=side)[0].mul(255).byte().numpy()
     crop = cv2.GaussianBlur(crop, (0, 0), side / 16)
@@ -166,7 +167,9 @@ def test_hands_equal_controlnet_auxs(original, side):
     theirs = peer(crop)
     (ours,) = hands_in([crop], net)
     seen = ours[:, 2] > 0
-    assert np.array_equal(seen, theirs.any(1)) and seen.any()
+    assert not seen[::5].any() and not theirs[::5].any()
+    # Theirs says (0, 0) of what is not seen, and of what is seen there.
+    assert seen[theirs.any(1)].all() and theirs.any(1).sum() > 10
     way = (ours[:, :2] - theirs)[seen]
     assert way.min() > -0.51 and way.max() < 0.51 + side / 128
 
