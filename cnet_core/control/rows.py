@@ -35,3 +35,15 @@ def placed(value: Tensor, rows: Sequence[int], total: int) -> Tensor:
     full = value.new_zeros(total, *value.shape[1:])
     full[index_of(rows, full.device)] = value
     return full
+
+
+def first_alike(value: Tensor, chunks: int) -> list[int]:
+    """For each row of a batch [chunks*B,...] the first of its chunk, where all of a chunk are equal; else the
+    row itself. Waits for the device once, where there is something to compare."""
+    total = value.shape[0]
+    size = total // chunks
+    if size == 1:
+        return list(range(total))
+    parts = value.unflatten(0, (chunks, size))
+    same = (parts == parts[:, :1]).flatten(1).all(1).tolist()
+    return [row - row % size if same[row // size] else row for row in range(total)]

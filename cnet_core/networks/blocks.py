@@ -96,11 +96,19 @@ class Text:
     def __init__(self, tokens: Tensor):
         self.tokens = tokens
         self.memo: dict[nn.Module, KeysValues] = {}
+        self.index: Tensor | slice | None = None
+
+    def rows(self, index: Tensor | slice) -> "Text":
+        """These rows of it, as often as wanted [N,...], out of the same memory."""
+        other = Text(self.tokens)
+        other.memo, other.index = self.memo, index
+        return other
 
     def keys_values(self, layer: "CrossAttention") -> KeysValues:
         if layer not in self.memo:
             self.memo[layer] = layer.to_k(self.tokens), layer.to_v(self.tokens)
-        return self.memo[layer]
+        k, v = self.memo[layer]
+        return (k, v) if self.index is None else (k[self.index], v[self.index])
 
 
 class CrossAttention(nn.Module):

@@ -116,6 +116,8 @@ class Run:
     latent_format: Any = None
     features: dict[Any, Features] = field(default_factory=dict)
     texts: dict[Any, Text] = field(default_factory=dict)
+    # By batch of texts, the row of the same text that stands for each row.
+    alike: dict[Any, list[int]] = field(default_factory=dict)
     masks: dict[Any, Tensor] = field(default_factory=dict)
     # What was said at earlier steps, of a control that is not computed at each.
     past: Any = None
@@ -123,7 +125,7 @@ class Run:
 
     def forget(self) -> None:
         """Let go of everything; the host asks no more."""
-        self.features, self.texts, self.masks, self.past = {}, {}, {}, None
+        self.features, self.texts, self.alike, self.masks, self.past = {}, {}, {}, {}, None
 
 
 def window_of(image: Tensor, call: Call) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...cnet_core.control.hint import prepare_hint, spread
 from ...cnet_core.control.residuals import Residuals, pooled
-from ...cnet_core.control.rows import pick
+from ...cnet_core.control.rows import first_alike, index_of, pick
 from ...cnet_core.errors import ControlError
 from ...cnet_core.networks.blocks import Text
 from ...cnet_core.networks.config import UNetConfig
@@ -163,20 +163,30 @@ class Control(ResidualControl):
         assert self.run is not None
         return self.run.latent_format.process_in(self.encoded[key])
 
-    def text(self, tokens: Tensor, call: Call, key: Any) -> Tensor | Text:
-        """The text with a memory of its keys and values, where the host says which prompts it is made of.
+    def text(self, tokens: Tensor, call: Call, rows: Sequence[int]) -> Tensor | Text:
+        """These rows of the text, with a memory of their keys and values where the host says which prompts
+        they are.
 
-        Each run of a host gives each prompt an id of its own, so that controls of one network can share them.
+        Each run of a host gives each prompt an id of its own, so that controls of one network can share them,
+        and so do the latents of a batch that have the same prompt.
         Not under context windows: they come by the dozen, each with texts for all its frames.
         """
         if "uuids" not in call.options or call.window is not None:
-            return tokens
+            return pick(tokens, rows)
         assert self.run is not None
         # Where a prompt is drawn into an area, the host gives the other side the same id.
-        key = (self.network, tuple(call.sides), tuple(call.options["uuids"]), tokens.shape, key)
+        key = (self.network, tuple(call.sides), tuple(call.options["uuids"]), tokens.shape)
+        if key not in self.run.alike:
+            self.run.alike[key] = first_alike(tokens, call.chunks)
+        wanted = [self.run.alike[key][row] for row in rows]
+        unlike = sorted(set(wanted))
+        key = (*key, *unlike)
         if key not in self.run.texts:
-            self.run.texts[key] = _texts.setdefault(key, Text(tokens))
-        return self.run.texts[key]
+            self.run.texts[key] = _texts.setdefault(key, Text(pick(tokens, unlike)))
+        text = self.run.texts[key]
+        if wanted == unlike:
+            return text
+        return text.rows(index_of([unlike.index(row) for row in wanted], tokens.device))
 
 
 def together(controls: Sequence[Control], call: Call, rows: Sequence[list[float]]) -> list[Said | None]:
@@ -205,7 +215,7 @@ def together(controls: Sequence[Control], call: Call, rows: Sequence[list[float]
         spoken(sampling.calculate_input(call.t, call.x).to(**like, memory_format=network.memory_format)),
         tuple(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*encoded, strict=True)),
         spoken(sampling.timestep(call.t).float()),
-        first.text(spoken(tokens.to(**like)), call, tuple(index)),
+        first.text(tokens.to(**like), call, index),
         None if y is None else spoken(y.to(**like)),
     )
     sizes = [len(kept) for _, kept in speaking]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cnet_core.control.rows import index_of, pick
+from cnet_core.control.rows import first_alike, index_of, pick
 
 
 @pytest.mark.parametrize("rows", [[0], [3], [0, 1, 2, 3], [1, 2], [0, 0, 0], [3, 1], [0, 2], [2, 2, 1]])
@@ -22,3 +22,11 @@ def test_others_are_an_index_made_on_the_device():
     found = index_of([2, 0], torch.device("meta"))
     assert isinstance(found, torch.Tensor)
     assert found.device.type == "meta" and found.dtype == torch.long
+
+
+def test_equal_rows_of_a_chunk_have_one_to_stand_for_them():
+    one, two, three = torch.randn(3, 1, 4, 2)
+    value = torch.cat([one, one, one, one, two, one, three, three, three])
+    assert first_alike(value, 3) == [0, 0, 0, 3, 4, 5, 6, 6, 6]
+    # Equal texts of two sides stay apart.
+    assert first_alike(torch.cat([one, one]), 2) == [0, 1]

@@ -138,6 +138,49 @@ def test_the_network_runs_once_a_step_for_prompt_and_negative_together(prompts, 
     assert 0 < len(batches) < 4
 
 
+@pytest.fixture
+def projected(load):
+    """The rows of text that each layer of the control "first" projects to keys."""
+    control = load("first")
+    layers = [m for name, m in control.network.net.named_modules() if name.endswith("attn2.to_k")]
+    rows: list[int] = []
+    handles = [m.register_forward_hook(lambda _m, inputs, _out: rows.append(len(inputs[0]))) for m in layers]
+    yield control, len(layers), rows
+    for handle in handles:
+        handle.remove()
+
+
+def test_the_text_is_projected_once_per_run_however_many_latents_and_units(
+    projected, prompts, draw, apply, unit, merge, hint
+):
+    control, layers, rows = projected
+    chain = apply(apply(prompts, control, hint), control, 1 - hint)
+    merged = merge(prompts, unit(control, hint), unit(control, 1 - hint))
+    expected = draw(**chain)
+    assert rows == [2] * layers
+    rows.clear()
+    found = draw(**merged, batch=3)
+    assert rows == [2] * layers
+    torch.testing.assert_close(found[:1], draw(**merged), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(draw(**merged), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_each_latent_of_a_batch_keeps_its_own_prompt(projected, prompts, draw, apply, hint):
+    control, layers, rows = projected
+    other = {kind: [[5 * value.flip(2), options] for value, options in prompts[kind]] for kind in prompts}
+    both = {
+        kind: [[torch.cat([prompts[kind][0][0], other[kind][0][0]]), prompts[kind][0][1]]] for kind in prompts
+    }
+    found = draw(**apply(both, control, hint), batch=2)
+    assert rows == [4] * layers
+    for i, alone in enumerate((prompts, other)):
+        # Noise is drawn for the whole batch.
+        torch.testing.assert_close(
+            found[i], draw(**apply(alone, control, hint), batch=2)[i], rtol=1e-3, atol=1e-4
+        )
+    assert (found[1] - draw(**apply(prompts, control, hint), batch=2)[1]).abs().max() > 1e-2
+
+
 def test_one_unit_is_plain_apply_in_every_mode(prompts, draw, load, apply, unit, merge, hint):
     expected = draw(**apply(prompts, load("first"), hint))
     for mode in ("sum", "average"):
