@@ -85,6 +85,13 @@ def load_built_in(path: Path) -> Any:
     return comfy.controlnet.load_controlnet(str(path))
 
 
+def unload() -> None:
+    """Have the host take all models off its device."""
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+
+
 class Hosted:
     """The host's model with the task's weights, and ControlNets for it; subclasses say whose.
 

@@ -82,6 +82,9 @@ def figures(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
         found["load"] = loading(files[0], settings)
     if {"steps", "memory", "economy"} & set(measures):
         task = random_task(config, settings["size"], max(settings["controls"]), files, dtype)
+        # Before anything holds the networks: ours are mapped once, however often they are loaded.
+        if "memory" in measures:
+            found["whole_peak_bytes"] = whole_memory(task, settings)
         implementations, found["left_out"] = prepare(task, settings)
         if "economy" in measures:
             found["economy"] = economising(implementations, settings)
@@ -199,6 +202,38 @@ def memory(
                 peaks.append((count, peak_bytes(partial(each.sample, count, CHECKED))))
                 say(f"memory, controls {count}, {name}: {peaks[-1][1] / 1e6:.1f} MB")
         yield name, peaks
+
+
+def whole_memory(task: Task, settings: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Peak bytes of loading the control networks from their files and sampling one step with them, by number
+    of controls: what they take in all, with their weights. The UNet's were there before."""
+    from . import hosted
+
+    comfyui, pack = bool(settings["comfyui"]), hosted.Pack()
+    ours = hosted.Ours(pack, task, comfyui, [])
+    ways: dict[str, tuple[hosted.Hosted, Callable[[Path], Any]]] = {
+        "ours": (ours, pack.load),
+        MERGED: (hosted.OursMerged(pack, task, comfyui, [], ours.patcher), pack.load),
+    }
+    if comfyui:
+        ways["built-in"] = hosted.BuiltIn(task, True, [], ours.patcher), hosted.load_built_in
+
+    def run(name: str, count: int) -> None:
+        implementation, load = ways[name]
+        implementation.controls = [load(path) for path in task.files[:count]]
+        implementation.sample(count, CHECKED)
+
+    found: dict[str, dict[str, int]] = {name: {} for name in ways}
+    for name in ways:
+        for count in settings["controls"]:
+            if runs(name, count):
+                found[name][str(count)] = peak_bytes(partial(run, name, count))
+                say(f"memory in all, controls {count}, {name}: {found[name][str(count)] / 1e6:.1f} MB")
+                ways[name][0].controls = []
+                if comfyui:
+                    hosted.unload()
+                gc.collect()
+    return found
 
 
 def stepping(

@@ -23,7 +23,8 @@ implementation's step without control (merged: of ours)."""
 FLOOR_NOTE = "The arithmetic alone, without the encoding of the hint, is {floor:.0%}."
 MEMORY_NOTES = """\
 Peak memory: the most that torch's allocator gave out at once in a run of one step, beyond what it had given
-before. The weights, which all share, are not in it."""
+before. The weights, which all share, are not in it. In all: the most of a run that loads the control networks
+from their files, too, with their weights and the mappings of files."""
 ECONOMY_NOTES = """\
 Added per control: as a share of the step without control ({clock} clock), medians over the rounds
 ({rounds}). A computed and a predicted step, timed one by one in runs of {steps_timed} steps; the predicted
@@ -128,8 +129,12 @@ def steps(report: dict[str, Any]) -> str:
 def memory(report: dict[str, Any]) -> str:
     counts = list(report["peak_bytes"]["ours"])
     rows = [
-        [f"{name}, peak memory in MB", *(number(own.get(n), "{:.1f}", 1e-6) for n in counts)]
-        for name, own in report["peak_bytes"].items()
+        [f"{name}, {what} in MB", *(number(own.get(n), "{:.1f}", 1e-6) for n in counts)]
+        for what, peaks in (
+            ("peak memory of a step", report["peak_bytes"]),
+            ("peak memory in all", report["whole_peak_bytes"]),
+        )
+        for name, own in peaks.items()
         if own
     ]
     return markdown(["", *map(controls, counts)], rows)

@@ -44,7 +44,12 @@ def test_runs_without_comfyui(tmp_path):
     report = json.loads(result.read_text())
     assert "built-in" in report["left_out"]
     assert "Left out: built-in" in done.stdout
-    for part in ("ours, seconds per step", "ours, merged, peak memory", "seconds to load", "2 networks"):
+    for part in (
+        "ours, seconds per step",
+        "ours, merged, peak memory of a step",
+        "seconds to load",
+        "2 networks",
+    ):
         assert part in done.stdout
     peers = {"ours, merged"} | ({"diffusers"} if importlib.util.find_spec("diffusers") else set())
     assert report["seconds_per_step"].keys() == report["peak_bytes"].keys() == {"ours", *peers}
@@ -52,6 +57,10 @@ def test_runs_without_comfyui(tmp_path):
     assert_all_agree(report, peers)
     peaks = report["peak_bytes"]["ours"]
     assert 0 < peaks["0"] < peaks["3"]
+    # Two networks' files, mapped, beside what a step takes.
+    whole, files = report["whole_peak_bytes"], 2 * report["load"]["file_bytes"]
+    assert whole.keys() == {"ours", "ours, merged"}
+    assert whole["ours"]["0"] < files < whole["ours"]["3"] < 1.1 * files + peaks["3"]
     loaded = report["load"]["loaders"]["ours"]
     # Mapped, not copied: a copy would be as much again.
     assert loaded["peak_bytes"] < 1.1 * report["load"]["file_bytes"]
@@ -165,6 +174,7 @@ def test_figures_of_memory_and_loading():
             "ours, merged": {"2": 4_500_000},
             "built-in": {"0": 1_000_000, "2": 5_000_000},
         },
+        "whole_peak_bytes": {"ours": {"0": 1_000_000, "2": 7_000_000}},
         "load": {
             "file_bytes": 1_450_000_000,
             "loaders": {
@@ -174,7 +184,8 @@ def test_figures_of_memory_and_loading():
         },
     }
     shown = table(summary(raw))
-    assert "| ours, merged, peak memory in MB |  | 4.5 |" in shown
+    assert "| ours, merged, peak memory of a step in MB |  | 4.5 |" in shown
+    assert "| ours, peak memory in all in MB | 1.0 | 7.0 |" in shown
     assert "| ours | 0.200 | 2.000 | 0.0 |" in shown
     assert "| built-in | 4.000 | 5.000 | 2000.0 |" in shown
     assert "1.45 GB" in shown
