@@ -16,14 +16,15 @@ _ROOT = "controlnet_aux"
 _lock = threading.Lock()
 
 # Pixels that go through an annotator at once: about 16 pictures of 512 x 512 where a GPU is filled by it or
-# nothing is held for long. A network on a CPU is fastest with one: what it computes stays in the caches.
+# nothing is held for long. On a CPU most networks are fastest with one: what they compute stays in the
+# caches.
 PIXELS = 2**22
-_PIXELS_ON_A_CPU = 2**16
+PIXELS_ON_A_CPU = 2**16
 
 
-def pixels_at_once(device: torch.device) -> int:
+def pixels_at_once(device: torch.device, on_a_cpu: int = PIXELS_ON_A_CPU) -> int:
     """How many pixels go through a network on this device at once."""
-    return _PIXELS_ON_A_CPU if device.type == "cpu" else PIXELS
+    return on_a_cpu if device.type == "cpu" else PIXELS
 
 
 def network_module(name: str) -> ModuleType:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import ParameterError
+from .networks import PIXELS_ON_A_CPU
 from .parameters import Parameter
 
 # What a hint's pixels are, which decides how it may be resized: thin lines of one pixel, soft lines, a photo
@@ -90,6 +91,8 @@ class Annotator:
     build: from the paths of `weights` (by file name) to the network, in eval mode, on the CPU, in float32.
     It must follow `.to(device, dtype)`.
     multiple: `annotate` takes sides that are multiples of it; pictures are padded to one and cut back.
+    cpu_pixels: how many pixels go through the network at once on a CPU. So few as by default keep what is
+    computed in the caches; of more, large weights are read less often.
     batchable: False where pictures are annotated one by one whatever the chunk.
     makes: what its annotations hold beside the picture, of RAW.
     suits: published ControlNets whose hints these are.
@@ -110,6 +113,7 @@ class Annotator:
     extra: str | None = None
     multiple: int = 1
     makes: tuple[str, ...] = ()
+    cpu_pixels: int = PIXELS_ON_A_CPU
     batchable: bool = True
     seedable: bool = False
     masked: bool = False

@@ -123,7 +123,7 @@ def _device_of(net: torch.nn.Module | None) -> torch.device:
 def _chunk(annotator: Annotator, size: Size, device: torch.device) -> int:
     if not annotator.batchable:
         return 1
-    pixels = PIXELS if annotator.build is None else pixels_at_once(device)
+    pixels = PIXELS if annotator.build is None else pixels_at_once(device, annotator.cpu_pixels)
     return max(1, pixels // (size[0] * size[1]))
 
 

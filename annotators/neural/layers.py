@@ -11,35 +11,62 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 Net = TypeVar("Net", bound=nn.Module)
 
 
-class ToOneMap(nn.Module):
-    """A convolution (of stride 1, or a transposed one of any stride) to a single channel.
+class AsProduct(nn.Module):
+    """A convolution of stride 1, or a transposed one of any stride, as a product of matrices: each place of
+    the kernel is a channel, and then all are laid over each other where they belong.
 
-    Libraries make channels by the dozen, so that one takes as long as 16. Here each place of the kernel is a
-    channel, and then all are laid over each other where they belong.
+    Libraries make channels by the dozen, so that one takes as long as 16; and at each call they bring the
+    weights into an order of their own, which takes longer than all else where there are few places. To
+    several channels it is done so on a CPU over at most `few` places of a batch.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d):
+    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, few: int = 64):
         super().__init__()
         assert not isinstance(layer.padding, str)
-        self.weight, self.bias = layer.weight, layer.bias
-        self._transposed = isinstance(layer, nn.ConvTranspose2d)
-        self._kernel, self._stride, self._grown = layer.kernel_size, layer.stride, layer.output_padding
-        # A convolution is a transposed one with the kernel turned about, cut where it has no border.
-        self._cut = tuple(
-            pad if self._transposed else kernel - 1 - pad
-            for kernel, pad in zip(layer.kernel_size, layer.padding, strict=True)
-        )
+        self.weight, self.bias, self._few = layer.weight, layer.bias, few
+        self._stride, self._cut, self._grown = layer.stride, layer.padding, layer.output_padding
+        if isinstance(layer, nn.Conv2d):
+            # It is a transposed one with the kernel turned about, cut where it has no border.
+            turned = layer.weight.detach().transpose(0, 1).flip(2, 3).contiguous()
+            self.weight = nn.Parameter(turned, layer.weight.requires_grad)
+            sides = zip(layer.kernel_size, layer.padding, strict=True)
+            self._cut = tuple(kernel - 1 - pad for kernel, pad in sides)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps [B,1,H',W'] of maps [B,C,H,W]."""
-        weight = self.weight[:, 0] if self._transposed else self.weight[0].flip(1, 2)
-        places = F.conv2d(maps, weight.flatten(1).T[..., None, None])
-        sides = zip(maps.shape[-2:], self._kernel, self._stride, self._cut, self._grown, strict=True)
-        size = tuple(
-            (side - 1) * stride + kernel - 2 * cut + grown for side, kernel, stride, cut, grown in sides
-        )
-        laid = F.fold(places.flatten(2), size, self._kernel, padding=self._cut, stride=self._stride)
-        return laid if self.bias is None else laid + self.bias
+        """Maps [B,C',H',W'] of maps [B,C,H,W]."""
+        places = maps.shape[0] * maps.shape[2] * maps.shape[3]
+        single = self.weight.shape[1] == 1
+        if not single and (places > self._few or maps.device.type != "cpu"):
+            return F.conv_transpose2d(maps, self.weight, self.bias, self._stride, self._cut, self._grown)
+        weight = self.weight.flatten(1)
+        if single:
+            products = weight.T @ maps.flatten(2)
+        else:
+            # The other way round, a few places are slow with some libraries.
+            rows = maps.movedim(1, -1).reshape(places, -1) @ weight
+            products = rows.unflatten(0, (maps.shape[0], -1)).transpose(1, 2)
+        kernel = self.weight.shape[2:]
+        sides = zip(maps.shape[2:], kernel, self._stride, self._cut, self._grown, strict=True)
+        size = tuple((side - 1) * stride + k - 2 * cut + grown for side, k, stride, cut, grown in sides)
+        laid = F.fold(products, size, kernel, padding=self._cut, stride=self._stride)
+        return laid if self.bias is None else laid + self.bias[:, None, None]
+
+
+class OneByOne(nn.Module):
+    """A part of a network that on a CPU is asked about the pictures of a batch one after the other.
+
+    Where maps are large, what is computed of one picture stays in the caches. Where weights are, they are
+    read once for all pictures, if these come together.
+    """
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__()
+        self.net = layers[0] if len(layers) == 1 else nn.Sequential(*layers)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        if len(maps[0]) == 1 or maps[0].device.type != "cpu":
+            return self.net(*maps)
+        return torch.cat([self.net(*each) for each in zip(*(m.split(1) for m in maps), strict=True)])
 
 
 def instance_norms_as_group_norms(net: nn.Module) -> None:

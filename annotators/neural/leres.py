@@ -10,7 +10,7 @@ from .. import weights
 from ..networks import network_module
 from ..parameters import Float
 from ..registry import Annotation, Annotator
-from .layers import in_channels_last, without_batch_norms
+from .layers import AsProduct, OneByOne, in_channels_last, without_batch_norms
 from .shared import SPAN, as_picture, ask, in_annotators, ranged, standardised
 
 _FILE = in_annotators(
@@ -23,7 +23,15 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     net = network_module("leres.leres.multi_depth_model_woauxi").RelDepthModel(backbone="resnext101")
     held = weights.read(path)
     loaded = weights.load(net, held.get("depth_model", held), path).depth_model
-    return in_channels_last(without_batch_norms(loaded))
+    loaded = in_channels_last(without_batch_norms(loaded))
+    encoder, decoder = loaded.encoder_modules.encoder, loaded.decoder_modules
+    decoder.conv.conv1 = AsProduct(decoder.conv.conv1)
+    to_depth = decoder.outconv.adapt_conv
+    to_depth[3] = AsProduct(to_depth[3])
+    for part, names in ((encoder, ("layer1", "layer2")), (decoder, ("ffm1", "ffm0", "outconv"))):
+        for name in names:
+            setattr(part, name, OneByOne(getattr(part, name)))
+    return loaded
 
 
 def leres(pictures: Tensor, net: torch.nn.Module, **parameters: object) -> Annotation:
@@ -58,6 +66,7 @@ ANNOTATOR = Annotator(
     build=build,
     weights=(_FILE,),
     multiple=32,
+    cpu_pixels=2**20,
     makes=("depth",),
     suits=("lllyasviel/control_v11f1p_sd15_depth",),
 )

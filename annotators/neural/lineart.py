@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import weights
 from ..networks import network_module
 from ..registry import Annotation, Annotator, WeightFile
-from .layers import ToOneMap, instance_norms_as_group_norms
+from .layers import AsProduct, instance_norms_as_group_norms
 from .shared import as_picture, ask, in_annotators
 
 _FINE = in_annotators(
@@ -24,7 +24,7 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     (path,) = paths.values()
     net = weights.load(network_module("lineart").Generator(3, 1, 3), weights.read(path), path)
     instance_norms_as_group_norms(net)
-    net.model4[1] = ToOneMap(net.model4[1])
+    net.model4[1] = AsProduct(net.model4[1])
     return net
 
 

@@ -10,10 +10,13 @@ from torch import Tensor
 from .. import weights
 from ..networks import network_module
 from ..registry import Annotation, Annotator
-from .layers import ToOneMap, instance_norms_as_group_norms
+from .layers import AsProduct, OneByOne, instance_norms_as_group_norms
 from .shared import as_picture, ask, in_annotators
 
 _FILE = in_annotators("netG.pth", "MIT", "ccabdcc3f5cf3c07cf65d58776acb21df7dfda825cdc70c9766a93fd62bfc488")
+
+# Of its eight halvings, those whose maps are larger than their weights.
+_WIDE = 3
 
 
 def build(paths: Mapping[str, Path]) -> torch.nn.Module:
@@ -22,8 +25,18 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     net = network_module("lineart_anime").UnetGenerator(3, 1, 8, 64, norm_layer=norm)
     net = weights.load(net, weights.read(path), path)
     instance_norms_as_group_norms(net)
-    outermost = net.model.model
-    outermost[3] = ToOneMap(outermost[3])
+    for module in net.modules():
+        for name, layer in module.named_children():
+            if isinstance(layer, torch.nn.ConvTranspose2d):
+                setattr(module, name, AsProduct(layer))
+    block = net.model
+    for _ in range(_WIDE):
+        layers = list(block.model)
+        (inner,) = [i for i, layer in enumerate(layers) if isinstance(layer, type(block))]
+        block.model = torch.nn.Sequential(
+            OneByOne(*layers[:inner]), layers[inner], OneByOne(*layers[inner + 1 :])
+        )
+        block = layers[inner]
     return net
 
 
@@ -44,6 +57,7 @@ ANNOTATOR = Annotator(
     weights=(_FILE,),
     # It halves the picture eight times.
     multiple=256,
+    cpu_pixels=2**20,
     suits=("lllyasviel/control_v11p_sd15s2_lineart_anime",),
     aliases=("lineart", "anime"),
 )

@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from annotators.neural.layers import ToOneMap, instance_norms_as_group_norms, without_batch_norms
+from annotators.neural.layers import (
+    AsProduct,
+    OneByOne,
+    instance_norms_as_group_norms,
+    without_batch_norms,
+)
 
 
 @pytest.mark.parametrize(
@@ -15,14 +20,32 @@ from annotators.neural.layers import ToOneMap, instance_norms_as_group_norms, wi
         nn.Conv2d(8, 1, (3, 5), padding=(1, 2), bias=False),
         nn.ConvTranspose2d(8, 1, 4, 2, 1),
         nn.ConvTranspose2d(8, 1, 3, 2, 1, 1),
+        nn.Conv2d(8, 4, 3, padding=1),
+        nn.ConvTranspose2d(8, 4, 4, 2, 1),
+        nn.ConvTranspose2d(8, 4, 3, 2, 1, 1, bias=False),
     ],
     ids=str,
 )
-def test_a_convolution_to_one_map_is_the_same_over_its_places(layer):
-    maps = torch.randn(2, 8, 11, 14)
-    quick = ToOneMap(layer)
-    assert torch.allclose(quick(maps), layer(maps), atol=1e-5)
-    assert quick.state_dict().keys() == layer.state_dict().keys()
+def test_a_convolution_is_a_product_of_matrices(layer):
+    quick = AsProduct(layer)
+    for maps in (torch.randn(2, 8, 11, 14), torch.randn(1, 8, 7, 9)):
+        assert torch.allclose(quick(maps), layer(maps), atol=1e-5)
+
+
+def test_parts_of_networks_see_the_pictures_of_a_batch_one_by_one():
+    seen = []
+
+    class Sum(nn.Module):
+        def forward(self, one, other):
+            seen.append(len(one))
+            return one + other.mean((1, 2, 3), keepdim=True)
+
+    one, other = torch.randn(3, 2, 4, 4), torch.randn(3, 1, 5, 5)
+    found = OneByOne(Sum())(one, other)
+    assert seen == [1, 1, 1]
+    assert torch.allclose(found, one + other.mean((1, 2, 3), keepdim=True))
+    layers = nn.Conv2d(2, 3, 3), nn.ReLU()
+    assert torch.allclose(OneByOne(*layers)(one), nn.Sequential(*layers)(one), atol=1e-6)
 
 
 def test_an_instance_normalisation_is_a_group_normalisation():
