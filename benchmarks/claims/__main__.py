@@ -7,6 +7,7 @@ goes on where it was. Several of these may run at once, with --only different pa
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def run(lab: Lab, store: Store, part: str, seed: int) -> None:
     elif part == "bare":
         keep(store, part, lab.settings(*drawn), lambda: bare(lab), lab.budget)
     else:
-        settings = {**lab.settings(*drawn, "batch", "rate"), "plan": arms(lab.budget)[part]}
+        settings = {**lab.settings(*drawn, "rate"), "plan": asdict(arms(lab.budget)[part])}
         keep(store, name, settings, partial(train, lab, part, seed), lab.budget)
 
 

@@ -27,8 +27,8 @@ class Budget:
     scenes: held-out ones for each seed where nothing is trained, drawn at the mini model's own size.
     sampling: steps of the sampler. size, batch, rate, steps: of the trainings, in pixels, pairs, of AdamW.
     every: steps between measurements; dense: in the training whose convergence is looked at. probes: scenes
-    drawn then, in probe_sampling steps; finals: at the end. pairs: amounts of data. stds: of gaussian
-    convolutions.
+    drawn then, in probe_sampling steps; finals: at the end. stds: of gaussian convolutions. pairs: amounts of
+    data, with data_batch and data_steps for the trainings that compare them, in which the most are all seen.
     """
 
     scenes: int = 12
@@ -43,6 +43,8 @@ class Budget:
     probe_sampling: int = 8
     finals: int = 48
     pairs: tuple[int, ...] = (1_000, 10_000, 40_000)
+    data_batch: int = 64
+    data_steps: int = 640
     stds: tuple[float, ...] = (0.01, 0.03, 0.1)
 
 

@@ -12,7 +12,7 @@ from .cells import Cells
 from .charts import ablation_chart, convergence_chart, save
 from .convergence import Jumps, jumps
 from .lab import Budget
-from .trained import arms
+from .trained import ZERO, arms
 from .untrained import MODES, PARTS
 
 BEGIN, END = "<!-- benchmarks.claims -->", "<!-- /benchmarks.claims -->"
@@ -89,10 +89,9 @@ def ablation(cells: Cells, budget: Budget) -> dict[str, Rows]:
     if "bare" not in cells:
         return {}
     ends = {"no control": [cells["bare"]["found"]["base"]]}
-    plans = arms(budget)
-    for name, (pairs, _, _) in plans.items():
-        if pairs == max(budget.pairs) and (seeds := found(cells, name)):
-            ends[spoken(name, budget)] = [seed["final"] for seed in seeds]
+    for name in networks(budget):
+        if seeds := found(cells, name):
+            ends[spoken(name)] = [seed["final"] for seed in seeds]
     columns = ("depth", "pose", "depth, no prompt")
     rows: dict[str, Rows] = {
         name: {column: [seed[column] for seed in seeds] for column in columns} for name, seeds in ends.items()
@@ -114,7 +113,7 @@ def data(cells: Cells, budget: Budget) -> dict[str, Rows]:
 
     rows: dict[str, Rows] = {"no control": row([bare["base"]])}
     for count in budget.pairs:
-        if seeds := found(cells, f"pairs-{count}"):
+        if seeds := found(cells, f"data-{count}"):
             losses = [seed["curve"][-1]["loss"] for seed in seeds]
             first = [seed["curve"][0]["loss"] for seed in seeds]
             rows["no control"] = {**rows["no control"], "loss": first}
@@ -125,11 +124,15 @@ def data(cells: Cells, budget: Budget) -> dict[str, Rows]:
     return {**rows, "true picture": row([bare["ceiling"]])}
 
 
-def spoken(name: str, budget: Budget) -> str:
+def networks(budget: Budget) -> list[str]:
+    """The trainings that differ in their networks only."""
+    return [name for name in arms(budget) if not name.startswith("data-")]
+
+
+def spoken(name: str) -> str:
     """A training's name in words."""
-    if name == f"pairs-{max(budget.pairs)}":
-        return "zero convolutions"
-    return name.replace("gaussian-", "gaussian, std ").replace("lite", "lite, one convolution a block")
+    words = name.replace("gaussian-", "gaussian, std ").replace("lite", "lite, one convolution a block")
+    return words.replace("-", " ")
 
 
 def curves(cells: Cells, name: str, kind: str) -> tuple[np.ndarray, list[int]]:
@@ -150,7 +153,7 @@ def tables(cells: Cells, budget: Budget) -> str:
     ):
         if rows:
             blocks += [f"**{title}**", _table(rows, names)]
-    return "\n\n".join([*filter(None, blocks), *_convergence(cells, budget)])
+    return "\n\n".join([*filter(None, blocks), *_convergence(cells)])
 
 
 def _table(rows: Mapping[str, Rows], names: Mapping[str, str]) -> str:
@@ -180,11 +183,10 @@ def _zero(cells: Cells) -> str:
     return "\n\n".join(["**Zero convolutions**", said, markdown(head, rows)])
 
 
-def _convergence(cells: Cells, budget: Budget) -> list[str]:
-    name = f"pairs-{max(budget.pairs)}"
+def _convergence(cells: Cells) -> list[str]:
     blocks = []
     for kind in ("depth", "pose"):
-        if found(cells, name) and (what := jumps(*curves(cells, name, kind))):
+        if found(cells, ZERO) and (what := jumps(*curves(cells, ZERO, kind))):
             blocks.append(_sentence(kind, what))
     return ["**Convergence**", *blocks] if blocks else []
 
@@ -195,8 +197,8 @@ def _sentence(kind: str, what: Jumps) -> str:
     way = ", ".join(f"{first:.0f} and {second:.0f}" for first, second in what.middle)
     return (
         f"{kind.capitalize()}, {what.pictures} pictures that rise in every seed. Their mean has gone a "
-        f"quarter of its way and three at steps {way}, seed by seed. The steepest stretch between two "
-        f"measurements has the share {means} of this rise, and {what.share} picture by picture; an even "
+        f"quarter and three quarters of its way at steps {way}, seed by seed. The steepest stretch between "
+        f"two measurements has the share {means} of this rise, and {what.share} picture by picture; an even "
         f"rise would have {what.even:.2f}, and pictures that all rise as their mean does, with the noise "
         f"between seeds, {what.gradual}. A picture's steepest stretch ends at step {middle:.0f} (quartiles "
         f"{low:.0f} and {high:.0f}); between seeds that step varies by {what.agreement[0]:.0f} (standard "
@@ -215,14 +217,14 @@ def write_readme(path: Path, cells: Cells, budget: Budget) -> None:
     if not end:
         raise ValueError(f"{path} has no {BEGIN} with {END} after it; put both where the tables shall be.")
     path.write_text(f"{before}{begin}\n\n{tables(cells, budget)}\n\n{end}{after}")
-    zero, bare = f"pairs-{max(budget.pairs)}", cells.get("bare", {}).get("found")
-    if not bare or not found(cells, zero):
+    bare = cells.get("bare", {}).get("found")
+    if not bare or not found(cells, ZERO):
         return
-    named = {name: curves(cells, name, "depth") for name in arms(budget) if found(cells, name)}
+    named = {name: curves(cells, name, "depth") for name in networks(budget) if found(cells, name)}
     ends = {
         "no control": interval([bare["base"]["depth"]]).mean,
         "true picture": interval([bare["ceiling"]["depth"]]).mean,
     }
-    joined = {spoken(n, budget): c for n, c in named.items() if arms(budget)[n][0] == max(budget.pairs)}
+    joined = {spoken(name): curve for name, curve in named.items()}
     save(ablation_chart(joined, budget.steps, ends), path.parent / "docs" / "claims_ablation.png")
-    save(convergence_chart(*named[zero]), path.parent / "docs" / "claims_convergence.png")
+    save(convergence_chart(*named[ZERO]), path.parent / "docs" / "claims_convergence.png")

@@ -5,7 +5,7 @@ the mini model's own, which its base draws too, less well. Learning rate and bat
 """
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,17 +24,29 @@ from .lab import Budget, Lab, scenes_of, scores
 from .pairs import Pairs
 
 KINDS = ("depth", "pose")
+# The training of a network with zero convolutions, which the others are compared with.
+ZERO = "zero-convolutions"
 # True pictures that each drawn one is compared with: of other scenes than those that are drawn.
 REFERENCES = 4
 
 
-def arms(budget: Budget) -> dict[str, tuple[int, int, int]]:
-    """The trainings by name: (pairs, steps, steps between measurements)."""
-    *few, most = budget.pairs
-    made = {f"pairs-{most}": (most, budget.steps, budget.dense)}
-    for name in ("lite", *(f"gaussian-{std:g}" for std in budget.stds)):
-        made[name] = (most, budget.steps, budget.every)
-    return made | {f"pairs-{count}": (count, budget.steps, budget.every) for count in few}
+@dataclass(frozen=True)
+class Arm:
+    """One training: of how many pairs, in steps of a batch, measured every so many steps."""
+
+    pairs: int
+    batch: int
+    steps: int
+    every: int
+
+
+def arms(budget: Budget) -> dict[str, Arm]:
+    """The trainings by name: those of networks, and those of amounts of data."""
+    most, last = max(budget.pairs), budget.data_steps
+    short = Arm(most, budget.batch, budget.steps, budget.every)
+    made = {ZERO: replace(short, every=budget.dense)}
+    made |= {name: short for name in ("lite", *(f"gaussian-{std:g}" for std in budget.stds))}
+    return made | {f"data-{count}": Arm(count, budget.data_batch, last, last // 4) for count in budget.pairs}
 
 
 def network(lab: Lab, arm: str, seed: int) -> ControlNet:
@@ -150,26 +162,25 @@ def bare(lab: Lab) -> dict[str, Any]:
 
 def train(lab: Lab, arm: str, seed: int) -> dict[str, Any]:
     """One training, measured as it goes, and at its end."""
-    budget = lab.budget
-    count, steps, every = arms(budget)[arm]
+    plan = arms(lab.budget)[arm]
     settings = Settings(
-        steps=steps,
-        batch=budget.batch,
+        steps=plan.steps,
+        batch=plan.batch,
         accumulation=1,
-        rate=budget.rate,
+        rate=lab.budget.rate,
         warm_up=20,
         prediction="v",
         precision="fp32",
         seed=seed,
     )
     learner = Learner(lab.mini.unet, network(lab, arm, seed), settings)
-    source, examiner = Pairs(lab, count), Examiner(lab)
+    source, examiner = Pairs(lab, plan.pairs), Examiner(lab)
     curve, spent = [examiner.probe(learner)], 0.0
-    while learner.step < steps:
+    while learner.step < plan.steps:
         started = time.process_time()
         learner.advance(source)
         spent += time.process_time() - started
-        if learner.step % every == 0 or learner.step == steps:
+        if learner.step % plan.every == 0 or learner.step == plan.steps:
             curve.append(examiner.probe(learner))
     return {
         "curve": curve,

@@ -15,6 +15,7 @@ from benchmarks.claims.convergence import jumps
 from benchmarks.claims.lab import Budget, Lab
 from benchmarks.claims.pairs import Pairs
 from benchmarks.claims.report import kernel_distances
+from benchmarks.claims.trained import arms
 
 TINY = Budget(
     scenes=1,
@@ -27,6 +28,8 @@ TINY = Budget(
     probe_sampling=1,
     finals=2,
     pairs=(2, 4),
+    data_batch=2,
+    data_steps=2,
     stds=(0.1,),
 )
 tables = st.lists(st.lists(st.floats(-100, 100), min_size=4, max_size=4), min_size=1, max_size=3)
@@ -92,12 +95,12 @@ def test_the_whole_command_fills_tables_and_charts(tmp_path):
     assert charts == {"claims_ablation.png", "claims_convergence.png"}
     cells = json.loads((tmp_path / "claims.json").read_text())["cells"]
     trained = {name: cell["found"] for name, cell in cells.items() if "plan" in cell["settings"]}
-    assert trained.keys() == {"pairs-2-0", "pairs-4-0", "lite-0", "gaussian-0.1-0"}
+    assert trained.keys() == {"zero-convolutions-0", "lite-0", "gaussian-0.1-0", "data-2-0", "data-4-0"}
     assert all(found["base_unharmed"] for found in trained.values())
     # What begins at zero draws the base's own pictures before its first step, and what does not, others.
     bare = cells["bare"]["found"]["base"]["depth"]
     first = {name: found["curve"][0]["depth"] for name, found in trained.items()}
-    assert first["pairs-4-0"] == first["lite-0"] == bare != first["gaussian-0.1-0"]
+    assert first["zero-convolutions-0"] == first["lite-0"] == bare != first["gaussian-0.1-0"]
 
 
 def test_every_pair_is_seen_once_in_an_epoch(tmp_path):
@@ -107,6 +110,15 @@ def test_every_pair_is_seen_once_in_an_epoch(tmp_path):
         seen = [number for index in range(count // rows) for number in pairs.picked(index, rows, seed=1)]
         assert sorted(seen) == list(range(count))
         assert pairs.picked(0, rows, seed=1) != pairs.picked(count // rows, rows, seed=1)
+
+
+def test_trainings_that_compare_amounts_of_data_see_all_of_it(tmp_path):
+    budget = Budget()
+    lab, most = Lab(budget, tmp_path), max(budget.pairs)
+    plan = arms(budget)[f"data-{most}"]
+    pairs = Pairs(lab, most)
+    seen = {n for i in range(plan.steps) for n in pairs.picked(i, plan.batch, seed=0)}
+    assert seen == set(range(most))
 
 
 def test_a_jump_is_told_from_a_slope():
