@@ -46,7 +46,9 @@ def arms(budget: Budget) -> dict[str, Arm]:
     short = Arm(most, budget.batch, budget.steps, budget.every)
     made = {ZERO: replace(short, every=budget.dense)}
     made |= {name: short for name in ("lite", *(f"gaussian-{std:g}" for std in budget.stds))}
-    return made | {f"data-{count}": Arm(count, budget.data_batch, last, last // 4) for count in budget.pairs}
+    return made | {
+        f"data-{count}": Arm(count, budget.data_batch, last, max(1, last // 4)) for count in budget.pairs
+    }
 
 
 def network(lab: Lab, arm: str, seed: int) -> ControlNet:
