@@ -15,12 +15,14 @@ _SHARE = io.Float.Input(
 )
 _ERROR = io.Float.Input(
     "error",
-    default=0.05,
+    default=0.3,
     min=0.001,
     max=1.0,
     step=0.001,
     tooltip=(
-        "How wrong a prediction may be, as a share of what it predicts. Less means more steps are computed."
+        "How wrong a prediction may be, as a share of what it predicts. Less means more steps are computed: "
+        "about half of them at 0.2, a third at 0.3, all below 0.1. Fixed anchors of the same share measure "
+        "better."
     ),
 )
 _ANCHORS = {"uniform": _SHARE, "dense early": _SHARE, "adaptive": _ERROR}

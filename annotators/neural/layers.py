@@ -22,8 +22,8 @@ class AsProduct(nn.Module):
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, few: int = 64):
         super().__init__()
-        assert not isinstance(layer.padding, str)
-        self.weight, self.bias, self._few = layer.weight, layer.bias, few
+        assert not isinstance(layer.padding, str) and layer.groups == 1 and layer.dilation == (1, 1)
+        self.layer, self.weight, self.bias, self._few = layer, layer.weight, layer.bias, few
         self._stride, self._cut, self._grown = layer.stride, layer.padding, layer.output_padding
         if isinstance(layer, nn.Conv2d):
             # It is a transposed one with the kernel turned about, cut where it has no border.
@@ -37,7 +37,7 @@ class AsProduct(nn.Module):
         places = maps.shape[0] * maps.shape[2] * maps.shape[3]
         single = self.weight.shape[1] == 1
         if not single and (places > self._few or maps.device.type != "cpu"):
-            return F.conv_transpose2d(maps, self.weight, self.bias, self._stride, self._cut, self._grown)
+            return self.layer(maps)
         weight = self.weight.flatten(1)
         if single:
             products = weight.T @ maps.flatten(2)

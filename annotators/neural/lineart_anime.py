@@ -25,7 +25,7 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     net = network_module("lineart_anime").UnetGenerator(3, 1, 8, 64, norm_layer=norm)
     net = weights.load(net, weights.read(path), path)
     instance_norms_as_group_norms(net)
-    for module in net.modules():
+    for module in list(net.modules()):
         for name, layer in module.named_children():
             if isinstance(layer, torch.nn.ConvTranspose2d):
                 setattr(module, name, AsProduct(layer))

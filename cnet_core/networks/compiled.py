@@ -3,21 +3,27 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from .blocks import ResBlock, TransformerBlock
 
 # What a network consists of many times over.
 REPEATED = (ResBlock, TransformerBlock)
+# Graphs of one class of blocks: for each width of channels up to four, because torch makes others for square
+# pictures and for batches of one. Beyond its own limit of 8 it runs the rest uncompiled.
+GRAPHS = 64
 
 
 def compile_blocks(net: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
     """Let the repeated blocks of a network be compiled when they first run; its weights stay where they are.
 
     Blocks of the same sizes share their code, also between networks, so that of one family there is one set
-    of graphs however many networks are loaded; sizes of pictures and batches are dynamic. A copy of the
-    network (`copy.deepcopy`) is not compiled.
+    of graphs however many networks are loaded; sizes of pictures and batches are dynamic, but for a first
+    square picture and a first batch of one. A copy of the network (`copy.deepcopy`) is not compiled.
     """
+    # The name that all versions know.
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, GRAPHS)
     for module in net.modules():
         if isinstance(module, REPEATED):
             module.compile(backend=backend, dynamic=True)

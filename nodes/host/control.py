@@ -21,6 +21,7 @@ from ...cnet_core.networks.protocol import Features
 from ..answers import answer_of
 from .calls import Call, window_of
 from .models import LoadedNetwork, base_config, models_kept_loaded
+from .overlap import stream_of
 from .reusing import ResidualControl, Said
 
 # Texts of the runs that are under way, shared by all controls of a network; the runs keep them.
@@ -174,8 +175,10 @@ class Control(ResidualControl):
         if "uuids" not in call.options or call.window is not None:
             return pick(tokens, rows)
         assert self.run is not None
-        # Where a prompt is drawn into an area, the host gives the other side the same id.
-        key = (self.network, tuple(call.sides), tuple(call.options["uuids"]), tokens.shape)
+        # Where a prompt is drawn into an area, the host gives the other side the same id. What one stream
+        # computes another would have to wait for.
+        sides = tuple(call.sides), tuple(call.options["uuids"])
+        key = (self.network, stream_of(tokens.device), *sides, tokens.shape)
         if key not in self.run.alike:
             self.run.alike[key] = first_alike(tokens, call.chunks)
         wanted = [self.run.alike[key][row] for row in rows]
@@ -183,10 +186,13 @@ class Control(ResidualControl):
         key = (*key, *unlike)
         if key not in self.run.texts:
             self.run.texts[key] = _texts.setdefault(key, Text(pick(tokens, unlike)))
-        text = self.run.texts[key]
         if wanted == unlike:
-            return text
-        return text.rows(index_of([unlike.index(row) for row in wanted], tokens.device))
+            return self.run.texts[key]
+        repeated = (*key, "rows", *wanted)
+        if repeated not in self.run.texts:
+            index = index_of([unlike.index(row) for row in wanted], tokens.device)
+            self.run.texts[repeated] = self.run.texts[key].rows(index)
+        return self.run.texts[repeated]
 
 
 def together(controls: Sequence[Control], call: Call, rows: Sequence[list[float]]) -> list[Said | None]:

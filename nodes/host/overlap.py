@@ -12,6 +12,11 @@ from ..answers import Answer
 _STREAMS: dict[torch.device, torch.cuda.Stream] = {}
 
 
+def stream_of(device: torch.device) -> torch.cuda.Stream | None:
+    """The stream that computes now; None where there is one only."""
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+
 @torch.compiler.disable
 def _settle(wait: Callable[[], None]) -> None:
     """Not part of a compiled UNet, which would wait for the first step's residuals at all steps."""

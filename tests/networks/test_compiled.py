@@ -55,6 +55,26 @@ def test_no_network_hint_or_size_of_a_family_is_compiled_twice():
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_no_size_of_pictures_and_batches_is_left_uncompiled():
+    """torch makes graphs of their own for square pictures and for batches of one."""
+    counter, net = CompileCounter(), network(1)
+    compile_blocks(net, counter)
+    sizes = [(2, 8, 8), (2, 8, 12), (1, 8, 8), (1, 8, 12)]
+    for size in sizes:
+        run(net, *size)
+    compiled = counter.frame_count
+    assert compiled > 8
+    for batch, rows, columns in sizes:
+        run(net, batch, 2 * rows, 2 * columns)
+    assert counter.frame_count == compiled
+    # In a wider network of the same kind all is new, and still compiled.
+    wide = ControlNet(UNetConfig(96, (1, 2), (2, 1), (1, 1), context_dim=8, num_heads=2))
+    compile_blocks(wide, counter)
+    before = counter.frame_count
+    run(wide)
+    assert counter.frame_count == before + 5
+
+
 def test_a_copy_of_a_compiled_network_is_plain_and_says_the_same():
     net, counter = network(1), CompileCounter()
     expected = run(net)
