@@ -1,5 +1,6 @@
 """From cells to what they say: a summary in JSON, tables in Markdown, charts."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,7 @@ def _convergence(cells: Cells) -> list[str]:
     blocks = []
     for kind in ("depth", "pose"):
         if found(cells, ZERO) and (what := jumps(*curves(cells, ZERO, kind))):
-            blocks.append(_sentence(kind, what))
+            blocks.append(textwrap.fill(_sentence(kind, what), 120))
     return ["**Convergence**", *blocks] if blocks else []
 
 
