@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 Prediction = Literal["eps", "v"]
-PREDICTIONS: tuple[Prediction, ...] = ("eps", "v")
 TIMESTEPS = 1000
 
 

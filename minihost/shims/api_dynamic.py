@@ -205,5 +205,4 @@ MultiType: Any = declare("MultiType", "COMFY_MULTITYPED_V3", MultiTypeInput)
 MatchType: Any = _with(
     declare("MatchType", "COMFY_MATCHTYPE_V3", MatchTypeInput, MatchTypeOutput), Template=MatchTemplate
 )
-DYNAMIC_TYPES = {Autogrow.io_type, DynamicCombo.io_type}
 __all__ = ["Autogrow", "ComfyType", "DynamicCombo", "DynamicInput", "MatchType", "MultiType", "input_table"]

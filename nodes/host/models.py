@@ -238,7 +238,7 @@ def diffusion_model(
 
 
 class Resident(Generic[Net]):
-    """A small network of ours (autoencoder, text encoder) in the host's keeping, run in fp32."""
+    """A network of ours (autoencoder, text encoder, annotator) in the host's keeping."""
 
     def __init__(self, net: Net, load_device: torch.device, offload_device: torch.device):
         self.net, self.load_device = net, load_device
