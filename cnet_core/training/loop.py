@@ -114,7 +114,8 @@ class _Run:
         self.unread: list[Tensor] = []
         self.started, self.timed = time.monotonic(), 0
         self.identity: dict[str, Any] = {}
-        self.saved_step = -1
+        # What it begins with needs no state; without one, another try may have other settings.
+        self.saved_step = learner.step
 
     def run(self, resume: bool) -> bool:
         check_writable(self.folder)

@@ -69,6 +69,17 @@ def test_cancelled_and_resumed_it_ends_as_if_it_had_not_been(tmp_path, source, s
     assert histories[0] == histories[1]
 
 
+def test_an_end_before_the_first_step_leaves_the_folder_free_for_other_settings(tmp_path):
+    class TooLarge(Memory):
+        def batch(self, *asked):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        fit(make_learner(), TooLarge(), tmp_path)
+    assert states(tmp_path) == []
+    assert fit(make_learner(dataclasses.replace(SETTINGS, batch=1)), Memory(), tmp_path)
+
+
 def test_asked_to_stop_it_writes_a_state_and_says_that_it_did_not_finish(tmp_path, source):
     answers = iter([False, False, True])
     assert not fit(make_learner(), source, tmp_path, stop=lambda: next(answers))
