@@ -199,8 +199,9 @@ class _Run:
         """Drawn by the first process, with the averaged weights if there are any."""
         if self.prober is None or not self.settings.probe_every or not self.processes.first:
             return None
-        self.learner.swapped()
+        # Not whole if the exchange itself fails half way, here or back.
         self.learner.whole = False
+        self.learner.swapped()
         try:
             probe = self.prober.draw(self.learner.trainee)
         finally:

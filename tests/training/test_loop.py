@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from cnet_core.errors import TrainingError
+from cnet_core.training.learner import Learner
 from cnet_core.training.loop import CURVES, HISTORY, STATES, fit
 from cnet_core.training.optimizer import ema_decay, rate_at
+from cnet_core.training.probes import Probe
 from cnet_core.training.state import States, read_state
 
 from .conftest import SETTINGS, Memory, make_learner
@@ -217,6 +219,51 @@ def test_the_average_follows_its_formula(source):
         torch.testing.assert_close(average.double(), wanted, rtol=1e-5, atol=1e-7)
     name = next(iter(learner.named))
     assert torch.equal(learner.result()[name], learner.average[0])
+
+
+class Drawing:
+    """A prober whose pictures cost nothing, but at the `cancelled`-th the user cancels."""
+
+    def __init__(self, cancelled: int = 0):
+        self.left = cancelled
+
+    def draw(self, control):
+        self.left -= 1
+        if self.left == 0:
+            raise Cancelled
+        return Probe(torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8, 3), 0.5)
+
+
+PROBED = dataclasses.replace(AVERAGED, probe_every=3, save_every=2)
+
+
+@pytest.mark.parametrize("exchange", [3, 4], ids=["in", "back"])
+def test_weights_that_are_half_exchanged_with_their_averages_are_not_written(
+    tmp_path, source, monkeypatch, exchange
+):
+    learner, whole, calls = make_learner(PROBED), Learner.swapped, []
+
+    def swapped(self):
+        calls.append(None)
+        if len(calls) == exchange:
+            self.weights[0].data.copy_(self.average[0])
+            raise MemoryError
+        whole(self)
+
+    monkeypatch.setattr(Learner, "swapped", swapped)
+    with pytest.raises(MemoryError):
+        fit(learner, source, tmp_path, prober=Drawing())
+    assert states(tmp_path) == ["step-00000002"]
+
+
+def test_cancelled_while_the_averaged_weights_draw_it_keeps_the_others(tmp_path, source):
+    straight, resumed = make_learner(PROBED), make_learner(PROBED)
+    fit(straight, source, tmp_path / "straight", prober=Drawing())
+    with pytest.raises(Cancelled):
+        fit(make_learner(PROBED), source, tmp_path / "cut", prober=Drawing(2))
+    assert states(tmp_path / "cut")[-1] == "step-00000003"
+    assert fit(resumed, source, tmp_path / "cut", resume=True, prober=Drawing())
+    assert same(resumed.state().tensors, straight.state().tensors)
 
 
 def test_the_rate_rises_then_stays_or_falls_to_nothing():
