@@ -143,7 +143,7 @@ class TrainingData(io.ComfyNode):
         annotator = None if own["hints"] == AS_GIVEN else find(own["hints"])
         maker = None if annotator is None else _maker(annotator, own)
         preparation = Preparation(resolution, _MULTIPLE, _kind(hint_kind, annotator), mirror)
-        sound, report = validate(_dataset(source), resolution, _MULTIPLE, maker is not None)
+        sound, report = validate(_dataset(source), preparation, maker is not None)
         if not skip_broken or not report.sound:
             report.raise_if_unfit()
         text, sheet = report.to_text(), _sheet(sound, maker)

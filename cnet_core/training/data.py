@@ -58,8 +58,8 @@ _COLUMNS = {
 class Problem:
     """Something wrong with one file, pair or caption: where, what, and the mend in `message`.
 
-    kind: orphan, unreadable, encoding, caption, size, aspect, duplicate or layout. fatal: the pair cannot be
-    trained on.
+    kind: orphan, unreadable, encoding, caption, size, aspect, mirror, duplicate or layout. fatal: the pair
+    cannot be trained on.
     """
 
     kind: str

@@ -12,7 +12,7 @@ from .cache import Preparation, build
 from .data import LAYOUTS, Dataset, read_folder
 from .encoders import MiniEncoders
 from .pictures import HINT_KINDS
-from .validate import Report, contact_sheet, spread_over, validate
+from .validate import contact_sheet, spread_over, validate
 
 _SHEET_ROWS = 8
 
@@ -25,7 +25,8 @@ def add_data_commands(commands: Any) -> None:
         help="name everything that is wrong with training data, before anything is computed",
         description=(
             "Read all pairs of a folder and name every orphan, unreadable file, size or aspect that does not "
-            "fit, caption in another encoding and empty caption. Exits with 1 if a pair cannot be trained on."
+            "fit, caption in another encoding and empty caption, and with --mirror every skeleton that cannot "
+            "be mirrored. Exits with 1 if a pair cannot be trained on."
         ),
     )
     check.add_argument("--json", action="store_true", help="the report as one JSON object")
@@ -56,19 +57,6 @@ def add_data_commands(commands: Any) -> None:
         help="autoencoder.safetensors and text_encoder.safetensors, such as demo/weights",
     )
     cache.add_argument(
-        "--hint-kind",
-        choices=HINT_KINDS,
-        help="what the hints show; areas (segmentation) are scaled without mixing colours; needed to mirror",
-    )
-    cache.add_argument(
-        "--mirror",
-        action="store_true",
-        help=(
-            "train on each pair mirrored too. Normals turn their x, skeletons change left and right, which "
-            "needs exact OpenPose colours (PNG, no smoothing, no hands). Not for pictures with writing"
-        ),
-    )
-    cache.add_argument(
         "--skip-broken", action="store_true", help="leave out pairs that cannot be trained on, naming them"
     )
     cache.set_defaults(run=_cache)
@@ -92,15 +80,28 @@ def _command(commands: Any, name: str, **texts: str) -> argparse.ArgumentParser:
         default=64,
         help="all sides are multiples of it: 8 x 2 to the halvings in the UNet (default: %(default)s)",
     )
+    parser.add_argument(
+        "--hint-kind",
+        choices=HINT_KINDS,
+        help="what the hints show; areas (segmentation) are scaled without mixing colours; needed to mirror",
+    )
+    parser.add_argument(
+        "--mirror",
+        action="store_true",
+        help=(
+            "train on each pair mirrored too. Normals turn their x, skeletons change left and right, which "
+            "needs exact OpenPose colours (PNG, no smoothing, no hands). Not for pictures with writing"
+        ),
+    )
     return parser
 
 
-def _checked(arguments: argparse.Namespace) -> tuple[Dataset, Report]:
-    return validate(read_folder(arguments.data), arguments.resolution, arguments.multiple)
+def _preparation(arguments: argparse.Namespace) -> Preparation:
+    return Preparation(arguments.resolution, arguments.multiple, arguments.hint_kind, arguments.mirror)
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    sound, report = _checked(arguments)
+    sound, report = validate(read_folder(arguments.data), _preparation(arguments))
     print(report.to_json() if arguments.json else report.to_text())
     if arguments.sheet is not None:
         write_sheet(sound, arguments.sheet)
@@ -117,9 +118,8 @@ def write_sheet(dataset: Dataset, path: Path) -> None:
 
 
 def _cache(arguments: argparse.Namespace) -> int:
-    preparation = Preparation(arguments.resolution, arguments.multiple, arguments.hint_kind, arguments.mirror)
-    encoders = MiniEncoders(arguments.encoders)
-    sound, report = _checked(arguments)
+    preparation, encoders = _preparation(arguments), MiniEncoders(arguments.encoders)
+    sound, report = validate(read_folder(arguments.data), preparation)
     print(report.to_text(), file=sys.stderr)
     if not arguments.skip_broken or not report.sound:
         report.raise_if_unfit()

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import DataError
 from .buckets import bucket_of, buckets
+from .cache import Preparation
 from .data import Dataset, Pair, Problem
-from .pictures import fitted
+from .pictures import fitted, mirrored_hint
 
 # Rows or columns that rounding may cost when a hint is made in another size than its picture.
 _SAME_SHAPE = 0.02
@@ -64,17 +65,16 @@ class Report:
             raise DataError(f"{self.source} holds no pair to train on.")
 
 
-def validate(
-    dataset: Dataset, resolution: int = 512, multiple: int = 64, hints_made: bool = False
-) -> tuple[Dataset, Report]:
-    """The sound pairs, and everything that is wrong with the others; every picture is read once.
+def validate(dataset: Dataset, preparation: Preparation, hints_made: bool = False) -> tuple[Dataset, Report]:
+    """The pairs that can be prepared so, and everything that is wrong with the others; every picture is read
+    once.
 
     hints_made: an annotator makes the hints, so that none need be there.
     Raises DataError for a resolution that has no buckets.
     """
-    sizes = buckets(resolution, multiple)
+    sizes = buckets(preparation.resolution, preparation.multiple)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        looked = list(pool.map(lambda pair: _look(pair, sizes, hints_made), dataset.pairs))
+        looked = list(pool.map(lambda pair: _look(pair, sizes, preparation, hints_made), dataset.pairs))
     sound = [(pair, size) for pair, (size, _) in zip(dataset.pairs, looked, strict=True) if size]
     found = [problem for _, problems in looked for problem in problems]
     counted = Counter(size for _, size in sound)
@@ -83,7 +83,7 @@ def validate(
 
 
 def _look(
-    pair: Pair, sizes: list[tuple[int, int]], hints_made: bool
+    pair: Pair, sizes: list[tuple[int, int]], preparation: Preparation, hints_made: bool
 ) -> tuple[tuple[int, int] | None, list[Problem]]:
     """The bucket of a pair, None where it cannot be trained on, and what is wrong with it."""
     problems: list[Problem] = []
@@ -103,6 +103,13 @@ def _look(
         message = "has no hint; add hints, or choose an annotator that makes them."
         problems.append(Problem("orphan", pair.name, message))
         return None, problems
+    if hint is not None and preparation.mirror and not hints_made:
+        assert preparation.hint_kind is not None
+        try:
+            mirrored_hint(hint, preparation.hint_kind, "the hint")
+        except DataError as error:
+            problems.append(Problem("mirror", pair.name, str(error)))
+            return None, problems
     height, width = image.shape[:2]
     bucket = bucket_of(width, height, sizes)
     if width < bucket[0] or height < bucket[1]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnet_core.training.cache import Preparation
 from cnet_core.training.data import read_folder
 from cnet_core.training.validate import validate
 from demo import pairs
@@ -157,7 +158,7 @@ def test_skeleton_lines_have_the_asked_width(thickness):
 
 def test_pairs_to_practise_on_are_sound_training_data(tmp_path):
     pairs.write(tmp_path, 3)
-    sound, report = validate(read_folder(tmp_path), 128, 16, hints_made=True)
+    sound, report = validate(read_folder(tmp_path), Preparation(128, 16), hints_made=True)
     assert len(sound.pairs) == 3 and not report.fatal
     words = " ".join(pair.caption.replace(",", "") for pair in sound.pairs).split()
     assert set(words) <= set(VOCABULARY)

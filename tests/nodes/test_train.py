@@ -304,6 +304,16 @@ def test_a_folder_is_checked_and_shown(folders, run):
     assert len(data.dataset.pairs) == 2 and "hints/1.png" in report
 
 
+def test_skeletons_that_cannot_be_mirrored_are_named_before_anything_is_encoded(folders, run):
+    folder = folder_of_pairs(folders / "input" / "mine")
+    Image.new("RGB", (64, 64)).save(folder / "hints" / "1.png")
+    mirrored = {"hint_kind": "skeleton", "mirror": True}
+    with pytest.raises(ValueError, match=r"(?s)2 problems.*0: the hint: .*2: the hint: .*skip_broken"):
+        run("CNetTrainingData", **of_folder("mine", **mirrored))
+    data, _, _ = run("CNetTrainingData", **of_folder("mine", **mirrored, skip_broken=True))
+    assert [pair.name for pair in data.dataset.pairs] == ["1"]
+
+
 def test_a_folder_is_looked_at_again_when_a_file_changed(folders, nodes):
     folder = folder_of_pairs(folders / "input" / "mine")
     node = nodes["CNetTrainingData"]

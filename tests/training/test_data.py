@@ -12,6 +12,7 @@ from PIL import Image
 
 from cnet_core.errors import DataError
 from cnet_core.training.buckets import LONGEST, bucket_of, buckets
+from cnet_core.training.cache import Preparation
 from cnet_core.training.data import from_batch, read_folder
 from cnet_core.training.pictures import (
     fitted,
@@ -54,9 +55,14 @@ def names(folder: Path) -> list[tuple[str, str, str]]:
     return [(Path(p.image).name, Path(p.hint).name if p.hint else "", p.caption) for p in pairs]
 
 
-def problems(folder: Path, **settings) -> dict[str, list[str]]:
+SQUARE = Preparation(64, 64)
+
+
+def problems(
+    folder: Path, preparation: Preparation = SQUARE, hints_made: bool = False
+) -> dict[str, list[str]]:
     """Messages of validation by kind."""
-    _, report = validate(read_folder(folder), 64, 64, **settings)
+    _, report = validate(read_folder(folder), preparation, hints_made)
     found: dict[str, list[str]] = {}
     for problem in report.problems:
         found.setdefault(problem.kind, []).append(str(problem))
@@ -153,7 +159,7 @@ def test_two_files_of_one_name_are_named(folder):
 def test_a_corrupt_picture_in_the_middle_is_named_and_the_others_stay(folder):
     whole = (folder / "hints" / "1.png").read_bytes()
     (folder / "hints" / "1.png").write_bytes(whole[: len(whole) // 2])
-    sound, report = validate(read_folder(folder), 64, 64)
+    sound, report = validate(read_folder(folder), SQUARE)
     (problem,) = report.problems
     assert problem.kind == "unreadable" and "hints/1.png" in problem.message.replace("\\", "/")
     assert [pair.name for pair in sound.pairs] == ["0", "2"]
@@ -180,11 +186,13 @@ def test_sizes_shapes_and_empty_captions(folder):
     picture(folder / "hints" / "0.png", (96, 64))
     picture(folder / "hints" / "1.png", (32, 32))
     caption(folder / "captions" / "2.txt", " \n")
-    sound, report = validate(read_folder(folder), 64, 64)
+    sound, report = validate(read_folder(folder), SQUARE)
     kinds = {problem.where: (problem.kind, problem.fatal) for problem in report.problems}
     assert kinds == {"0": ("aspect", True), "1": ("size", False), "2": ("caption", False)}
     assert [pair.name for pair in sound.pairs] == ["1", "2"]
-    (notes,) = [p for p in validate(read_folder(folder), 128, 64)[1].problems if "enlarged" in p.message][:1]
+    (notes,) = [
+        p for p in validate(read_folder(folder), Preparation(128, 64))[1].problems if "enlarged" in p.message
+    ][:1]
     assert not notes.fatal
 
 
@@ -196,7 +204,7 @@ def test_hints_may_be_left_to_an_annotator(tmp_path):
 
 def test_the_report_is_text_and_json(folder):
     (folder / "hints" / "1.png").unlink()
-    _, report = validate(read_folder(folder), 64, 64)
+    _, report = validate(read_folder(folder), SQUARE)
     assert report.to_text().splitlines()[-1].endswith("2 sound pairs (2 of 64x64), 1 errors, 0 notes")
     said = json.loads(report.to_json())
     assert said["sound"] == 2 and said["buckets"] == [{"width": 64, "height": 64, "pairs": 2}]
@@ -306,6 +314,19 @@ def test_a_skeleton_whose_colours_are_blurred_is_not_mirrored():
     noisy = np.clip(skeleton([(x, 2, RIGHT_SHOULDER) for x in range(40)]).astype(int) + 9, 0, 255)
     with pytest.raises(DataError, match=r"dancer\.png: 100 % .* cannot be told apart"):
         mirrored_hint(noisy.astype(np.uint8), "skeleton", "dancer.png")
+
+
+def test_skeletons_that_cannot_be_mirrored_are_named_before_anything_is_computed(folder):
+    drawn = skeleton([(x, 2, RIGHT_SHOULDER) for x in range(40)], 64)
+    Image.fromarray(np.repeat(drawn, 8, 0)).save(folder / "hints" / "1.png")
+    mirroring = Preparation(64, 64, "skeleton", mirror=True)
+    assert [line.partition(":")[0] for line in problems(folder, mirroring)["mirror"]] == ["0", "2"]
+    assert "cannot be told apart" in problems(folder, mirroring)["mirror"][0]
+    sound, report = validate(read_folder(folder), mirroring)
+    assert [pair.name for pair in sound.pairs] == ["1"] and len(report.fatal) == 2
+    for other in (Preparation(64, 64, "skeleton"), Preparation(64, 64, "normals", mirror=True)):
+        assert problems(folder, other) == {}
+    assert problems(folder, mirroring, hints_made=True) == {}
 
 
 def test_mirrored_normals_turn_their_x():

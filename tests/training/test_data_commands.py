@@ -60,6 +60,19 @@ def test_cache_refuses_broken_pairs_and_leaves_them_out_when_told(data, tmp_path
     assert "1 examples, data " in capsys.readouterr().out
 
 
+def test_skeletons_that_cannot_be_mirrored_are_named_and_left_out(data, tmp_path, capsys):
+    Image.new("RGB", (256, 256)).save(data / "hints" / "b.png")
+    mirroring = ("--hint-kind", "skeleton", "--mirror")
+    assert run("validate", data, "--resolution", "128") == 0
+    assert run("validate", data, "--resolution", "128", *mirroring) == 1
+    assert "error: a: the hint: " in capsys.readouterr().out
+    with pytest.raises(DataError, match="cannot be told apart"):
+        run("cache", data, "--out", tmp_path / "cache", *CACHE, *mirroring)
+    assert not (tmp_path / "cache").exists()
+    run("cache", data, "--out", tmp_path / "cache", *CACHE, *mirroring, "--skip-broken")
+    assert [e.name for e in Cache(tmp_path / "cache").manifest.examples] == ["b", "b (mirrored)"]
+
+
 def test_the_help_teaches_the_layouts(capsys):
     with pytest.raises(SystemExit):
         run("validate", "--help")
