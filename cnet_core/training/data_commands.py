@@ -25,8 +25,8 @@ def add_data_commands(commands: Any) -> None:
         help="name everything that is wrong with training data, before anything is computed",
         description=(
             "Read all pairs of a folder and name every orphan, unreadable file, size or aspect that does not "
-            "fit, caption in another encoding and empty caption, and with --mirror every skeleton that cannot "
-            "be mirrored. Exits with 1 if a pair cannot be trained on."
+            "fit, caption in another encoding and empty caption, and with --mirror every skeleton that "
+            "cannot be mirrored. Exits with 1 if a pair cannot be trained on."
         ),
     )
     check.add_argument("--json", action="store_true", help="the report as one JSON object")

@@ -51,16 +51,17 @@ def save_result(
 ) -> None:
     """Write a trained network, replacing the file at once or not at all.
 
-    tensors: its state dict, of Learner.result. format: "ldm", one file that every host loads, or
-    "diffusers", a folder for ControlNetModel.from_pretrained. dtype: of the weights, None for as they are.
+    tensors: its state dict, of Learner.result, or those of a file written so. format: "ldm", one file that
+    every host loads, or "diffusers", a folder for ControlNetModel.from_pretrained. dtype: of the weights,
+    None for as they are.
     Raises TrainingError if it cannot be written, or not in this format.
     """
     cast = {name: tensor.detach().to("cpu", dtype or tensor.dtype) for name, tensor in tensors.items()}
     described = {**metadata, **config_metadata(net.config, **_hint(net))}
-    if is_low_rank(net):
+    if is_low_rank(cast):
         cast = low_rank_tensors(cast)
     if format == "diffusers":
-        if is_low_rank(net) or isinstance(net, UnionControlNet):
+        if is_low_rank(cast) or isinstance(net, UnionControlNet):
             raise TrainingError("diffusers has no format for Control-LoRA and union networks; use ldm.")
         _write_diffusers(net, cast, path, described)
         return

@@ -4,6 +4,7 @@ Names as in Stability AI's files: X.up and X.down in place of X.weight, norms, b
 convolutions whole (see checkpoints/control_lora.py, which reads them).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,8 +50,9 @@ def _add_change(layer: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
     return output + F.linear(F.linear(x, layer.down), layer.up)
 
 
-def is_low_rank(net: ControlNet) -> bool:
-    return any(name.endswith(".up") for name, _ in net.named_parameters())
+def is_low_rank(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is of such a network, or of its file."""
+    return any(name.endswith(".up") for name in tensors)
 
 
 def low_rank_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

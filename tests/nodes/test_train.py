@@ -231,6 +231,9 @@ def test_a_control_lora_is_trained_and_saved_as_one(
     loaded = call("CNetLoadControlNet", control_net_name=path.name, model=model[0])
     both = [draw(**apply(prompts, one, hint), model=model[0]) for one in (control, loaded)]
     assert torch.equal(*both) and not torch.equal(both[0], draw(**prompts, model=model[0]))
+    with pytest.raises(ValueError, match="diffusers has no format for Control-LoRA"):
+        run("CNetSaveControlNet", control_net=control, filename_prefix="low", format="diffusers")
+    assert list((folders / "models").iterdir()) == [path]
 
 
 def test_a_loaded_controlnet_is_trained_further_and_stays_as_it_is(train, load):
