@@ -198,8 +198,8 @@ def _train(
     """What was said before it began, and the file with the trained network."""
     config, device = host.training_config(model), model.load_device
     source = CachedSource(cache, config, host.latent_scale(model), net.hint_channels)
-    size, on_cpu = cache.manifest.largest, device.type == "cpu"
-    settings, needed = settings_of(memory, config, size, net.hint_widths, on_cpu, **values)
+    size = cache.manifest.largest
+    settings, needed = settings_of(memory, config, size, net.hint_widths, device.type, **values)
     settings = replace(settings, prediction=host.prediction_of(model))
     said = stated(memory, settings, needed)
     progress.say(said)

@@ -75,22 +75,27 @@ def settings_of(
     config: UNetConfig,
     size: tuple[int, int],
     hint_widths: tuple[int, ...],
-    on_cpu: bool,
+    device: str,
     **values: Any,
 ) -> tuple[Settings, Estimate]:
     """What the node's inputs say, and the memory that it takes.
 
-    size: height and width of the largest pictures; values: of Settings, by name. Raises TrainingError.
+    size: height and width of the largest pictures; device: its type; values: of Settings, by name. Raises
+    TrainingError.
     """
     chosen = dict(memory)
     name = chosen.pop("memory")
     if values.get("union_kind") == "none":
         values["union_kind"] = ""
-    if name != OWN:
-        settings, found = preset(name, config, Settings(**values), *size, hint_widths)
-        # Made for graphics cards; processors are slow in any precision but this.
-        return (replace(settings, precision="fp32") if on_cpu else settings), found
-    settings = Settings(**values, **chosen)
+    if name == OWN:
+        settings = Settings(**values, **chosen)
+    else:
+        settings = preset(name, config, Settings(**values), *size, hint_widths)
+        # Made for CUDA: others have no 8-bit optimizer, and processors are slow in any precision but fp32.
+        if device != "cuda":
+            settings = replace(settings, optimizer="adamw")
+        if device == "cpu":
+            settings = replace(settings, precision="fp32")
     return settings, estimate(config, settings, *size, hint_widths)
 
 

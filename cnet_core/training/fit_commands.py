@@ -118,7 +118,7 @@ def _with_preset(plan: Plan, settings: Settings, config: UNetConfig, cache: Cach
     if not cuda:
         raise TrainingError("memory says how large the graphics card is, but there is none; leave it out.")
     size = cache.manifest.largest
-    settings = plan.settled(asdict(preset(f"{plan.memory} GB", config, settings, *size)[0]))
+    settings = plan.settled(asdict(preset(f"{plan.memory} GB", config, settings, *size)))
     print(f"memory: {estimate(config, settings, *size)}", file=sys.stderr)
     return settings
 

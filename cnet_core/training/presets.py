@@ -69,26 +69,30 @@ def preset(
     height: int = 512,
     width: int = 512,
     hint_widths: tuple[int, ...] = HINT_WIDTHS,
-) -> tuple[Settings, Estimate]:
+) -> Settings:
     """The fastest settings whose estimate fits a card of PRESETS, for a base and pictures of a size.
 
     settings: all else. Raises TrainingError if nothing fits.
     """
     if name not in PRESETS:
         raise TrainingError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
-    settings = replace(settings, precision="bf16")
-    least = None
-    activations: dict[str, float] = {}
+    tried = settings = replace(settings, precision="bf16")
+    weights: dict[str, Estimate] = {}
+    activations: dict[tuple[str, int], float] = {}
     for way in _WAYS:
         tried = replace(settings, **way)
-        if tried.recompute not in activations:
-            one = replace(tried, batch=1)
-            activations[tried.recompute] = estimate(config, one, height, width, hint_widths).activations
-        found = _weights(config, tried, hint_widths, activations[tried.recompute] * tried.batch)
-        if found.total <= PRESETS[name]:
-            return tried, found
-        least = found if least is None or found.total < least.total else least
-    assert least is not None
+        if tried.optimizer not in weights:
+            weights[tried.optimizer] = _weights(config, tried, hint_widths)
+        left = PRESETS[name] - weights[tried.optimizer].total
+        if left <= 0:
+            continue
+        key = tried.recompute, tried.batch
+        if key not in activations:
+            activations[key] = _activations(config, tried, height, width, hint_widths)
+        if activations[key] <= left:
+            return tried
+    # The last way takes the least.
+    least = estimate(config, tried, height, width, hint_widths)
     smaller = "" if settings.rank else " A Control-LoRA (rank 128) takes much less."
     raise TrainingError(
         f"a ControlNet for {base_name(config)} at {width}x{height} does not fit {name}: at least "
@@ -105,13 +109,11 @@ def estimate(
 ) -> Estimate:
     """Memory of a training on pictures of height x width, the base in the training's own precision."""
     used = _activations(config, settings, height, width, hint_widths)
-    return _weights(config, settings, hint_widths, used)
+    return replace(_weights(config, settings, hint_widths), activations=used)
 
 
-def _weights(
-    config: UNetConfig, settings: Settings, hint_widths: tuple[int, ...], activations: float
-) -> Estimate:
-    """The estimate with these activations."""
+def _weights(config: UNetConfig, settings: Settings, hint_widths: tuple[int, ...]) -> Estimate:
+    """The estimate without activations."""
     half = 4 if settings.precision == "fp32" else 2
     base, net = _networks(config, settings, hint_widths)
     frozen = sum(p.numel() for p in base.parameters())
@@ -121,7 +123,7 @@ def _weights(
     # Two moments, in fp32 or in 8 bits.
     moments = 2 if settings.optimizer == "adamw8bit" else 8
     average = 4 if settings.ema else 0
-    return Estimate(frozen * half, trained * (4 + 4 + average), trained * moments, activations)
+    return Estimate(frozen * half, trained * (4 + 4 + average), trained * moments, 0.0)
 
 
 def _networks(

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ import torch
 from PIL import Image
 
 from cnet_core.checkpoints import inspect, read_state_dict
+from cnet_core.networks.config import SD15
+from cnet_core.networks.controlnet import HINT_WIDTHS
+from cnet_core.training.config import Settings
+from cnet_core.training.presets import estimate
 from minihost import shims
 from minihost.shims.model_management import InterruptProcessingException
 
@@ -135,8 +141,6 @@ def test_the_base_is_the_hosts_memory_not_a_copy_of_it(nodes, model):
 
 def _host(nodes: dict[str, Any]) -> Any:
     """The pack's room that knows its host."""
-    import sys
-
     return sys.modules[nodes["CNetTrain"].__module__].host
 
 
@@ -191,6 +195,17 @@ def test_presets_state_their_estimate_before_they_begin(train, capsys):
     assert "8 GB: batch 8, accumulation 1, precision fp32" in said
     assert "about" in said and "GB: base" in said
     assert said.index("8 GB:") < said.index("step 1 of 1, loss")
+
+
+@pytest.mark.parametrize(
+    "device, optimizer, precision",
+    [("cuda", "adamw8bit", "bf16"), ("mps", "adamw", "bf16"), ("cpu", "adamw", "fp32")],
+)
+def test_presets_take_what_the_device_can_and_state_what_that_takes(nodes, device, optimizer, precision):
+    settings_of = sys.modules[nodes["CNetTrain"].__module__].settings_of
+    settings, found = settings_of({"memory": "8 GB"}, SD15, (64, 64), HINT_WIDTHS, device)
+    assert (settings.optimizer, settings.precision) == (optimizer, precision)
+    assert str(found) == str(estimate(SD15, Settings(**asdict(settings)), 64, 64))
 
 
 def test_saved_it_loads_and_draws_the_same(folders, run, train, call, prompts, apply, draw, hint):

@@ -1,0 +1,44 @@
+"""Presets: what is estimated, beside what was measured, and that it fits."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cnet_core.errors import TrainingError
+from cnet_core.networks.config import SD15, SDXL
+from cnet_core.training.config import Settings
+from cnet_core.training.presets import PRESETS, estimate, preset
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+LIBRARIES = 1e9
+
+
+@pytest.mark.parametrize("file", ["training_gpu", "training_gpu_bf16"])
+def test_the_estimate_is_little_above_what_was_measured(file):
+    measured = json.loads((RESULTS / f"{file}.json").read_text())
+    told, taken = measured["settings"], sum(measured["memory_bytes"]["ours"].values())
+    settings = Settings(batch=told["batch"], accumulation=1, precision=told.get("precision", "fp32"))
+    found = estimate(SD15, settings, told["size"], told["size"])
+    assert taken < found.total - LIBRARIES < 1.15 * taken
+
+
+@pytest.mark.parametrize(
+    "card, batch, recompute, optimizer",
+    [
+        ("8 GB", 4, "all", "adamw8bit"),
+        ("12 GB", 4, "control", "adamw"),
+        ("16 GB", 4, "none", "adamw"),
+        ("24 GB", 8, "none", "adamw"),
+    ],
+)
+def test_presets_fit_by_the_estimate_that_is_stated(card, batch, recompute, optimizer):
+    settings = preset(card, SD15, Settings())
+    assert (settings.batch, settings.recompute, settings.optimizer) == (batch, recompute, optimizer)
+    assert settings.batch * settings.accumulation == 8
+    assert estimate(SD15, settings).total <= PRESETS[card]
+
+
+def test_what_fits_no_card_is_refused_with_the_least_that_it_takes():
+    with pytest.raises(TrainingError, match=r"SDXL at 1024x1024 does not fit 8 GB: at least about 20\.\d GB"):
+        preset("8 GB", SDXL, Settings(), 1024, 1024)
