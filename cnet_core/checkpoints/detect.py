@@ -17,7 +17,10 @@ from .read import StateFile
 from .t2i_adapter import open_adapter
 from .union_controlnet import open_union
 
-_HOST_LOADER = "Load it with ComfyUI's own Load ControlNet Model node, and control its result like any other."
+_HOST_LOADER = (
+    "In ComfyUI the Load ControlNet (CNet) node loads it, and the Load ControlNet Model node as well."
+)
+_XLABS = "of the x-flux-comfyui pack takes it."
 _ADVANCED = "of the ComfyUI-Advanced-ControlNet pack takes it."
 _PATCH = "Move it to models/model_patches and load it with the Load Model Patch node."
 _LORA = "Move it to models/loras and load it with the Load LoRA node."
@@ -29,6 +32,17 @@ _ldm_controlnet = starts_any("control_model.zero_convs.", "zero_convs.")
 _hint_encoder = ("control_model.input_hint_block.", "input_hint_block.")
 _diffusers_controlnet = starts_any("controlnet_cond_embedding.")
 _dit_blocks = has_all("controlnet_blocks.0.weight")
+
+_ADALN = "adaln_single.emb.timestep_embedder.linear_1.bias"
+# Where the same names in a checkpoint of the base model begin.
+_INSIDE = ("", "model.diffusion_model.", "model.", "net.")
+
+
+def _base_model(id: str, name: str, *names: str) -> Family:
+    """A base model whose tensors have all these names, bare or inside a checkpoint."""
+    matches = either(*(has_all(*(prefix + one for one in names)) for prefix in _INSIDE))
+    return Family(id, f"{name} (a base model)", matches, mend=_DIFFUSION_MODEL)
+
 
 CONTROLNETS: tuple[Family, ...] = (
     Family("control_lora", "Control-LoRA", has_all("lora_controlnet"), open_control_lora),
@@ -132,7 +146,8 @@ HOST_CONTROLNETS: tuple[Family, ...] = (
     Family(
         "cascade",
         "Stable Cascade ControlNet",
-        has_any("backbone.0.0.weight", "backbone.10.blocks.0.weight"),
+        # The encoder of the cascade's latents has the same backbone, and no projections.
+        both(has_any("backbone.0.0.weight", "backbone.10.blocks.0.weight"), starts_any("projections.")),
         host=True,
         mend=_HOST_LOADER,
     ),
@@ -164,6 +179,25 @@ MODEL_PATCHES: tuple[Family, ...] = (
         mend=f"{_PATCH} The Apply Anima LLLite node uses it.",
     ),
     Family(
+        "infinite_talk",
+        "Wan InfiniteTalk (MultiTalk), a model patch",
+        has_all("audio_proj.proj1.weight"),
+        mend=f"{_PATCH} The WanInfiniteTalkToVideo node uses it.",
+    ),
+    Family(
+        "ltxv_duration",
+        "LTXV duration head, a model patch",
+        either(
+            has_all("attention_pooler.query_tokens"),
+            # Not the base model that holds one.
+            both(
+                contains_any("duration_head.attention_pooler.query_tokens"),
+                starts_none("adaln_single.", "model.diffusion_model.adaln_single."),
+            ),
+        ),
+        mend=f"{_PATCH} The LTXV Duration Predictor node uses it.",
+    ),
+    Family(
         "supir",
         "SUPIR model patch",
         has_any("control_model.input_hint_block.0.weight", "model.control_model.input_hint_block.0.weight"),
@@ -185,6 +219,12 @@ OTHER_MODELS: tuple[Family, ...] = (
         mend="Move it to models/style_models and load it with the Load Style Model node.",
     ),
     Family(
+        "redux",
+        "Flux Redux (a style model, which reads a CLIP vision embedding)",
+        has_all("redux_down.weight"),
+        mend="Move it to models/style_models and load it with the Load Style Model node.",
+    ),
+    Family(
         "coadapter_fuser",
         "CoAdapter fuser, which joins several T2I-Adapters",
         starts_any("spatial_feat_mapping."),
@@ -197,10 +237,26 @@ OTHER_MODELS: tuple[Family, ...] = (
         mend="Move it to models/ipadapter; the IPAdapter Model Loader node of an IP-Adapter pack takes it.",
     ),
     Family(
+        "ip_adapter_xlabs",
+        "Flux IP-Adapter (XLabs)",
+        contains_any(".processor.ip_adapter_"),
+        mend=f"Move it to models/xlabs/ipadapters; the LoadFluxIPAdapter node {_XLABS}",
+    ),
+    Family(
         "motion_module",
         "AnimateDiff motion module",
         contains_any("motion_modules."),
         mend="Move it to models/animatediff_models; the AnimateDiff nodes take it.",
+    ),
+    Family(
+        "lora_xlabs",
+        "Flux LoRA (XLabs)",
+        # With all blocks, ComfyUI's own LoRA nodes take it.
+        both(
+            contains_any(".processor.proj_lora", ".processor.qkv_lora"),
+            starts_none("single_blocks.37.processor.qkv_lora."),
+        ),
+        mend=f"Move it to models/xlabs/loras; the Load Flux LoRA node {_XLABS}",
     ),
     Family("kohya_lora", "LoRA (kohya)", starts_any("lora_unet_", "lora_te"), mend=_LORA),
     Family(
@@ -238,6 +294,12 @@ OTHER_MODELS: tuple[Family, ...] = (
         mend="Move it to models/checkpoints and load it with the Load Checkpoint node.",
     ),
     Family(
+        "gligen",
+        "GLIGEN, which places objects in boxes",
+        has_all("position_net.null_positive_feature"),
+        mend="Move it to models/gligen and load it with the Load GLIGEN Model node.",
+    ),
+    Family(
         "ldm_unet",
         "UNet (the base model itself)",
         has_any(
@@ -252,6 +314,33 @@ OTHER_MODELS: tuple[Family, ...] = (
         "UNet in diffusers layout (the base model itself)",
         has_all("time_embedding.linear_1.weight", "up_blocks.0.resnets.0.norm1.weight"),
         mend=_DIFFUSION_MODEL,
+    ),
+    Family(
+        "wan_vace",
+        "Wan VACE (a base model with a control of its own)",
+        either(*(has_all(inside + "vace_patch_embedding.weight") for inside in _INSIDE)),
+        mend=f"{_DIFFUSION_MODEL} The WanVaceToVideo node gives it the video to follow.",
+    ),
+    _base_model("wan", "Wan video model", "head.modulation"),
+    _base_model("auraflow", "AuraFlow", "double_layers.0.attn.w1q.weight"),
+    _base_model(
+        "auraflow_diffusers",
+        "AuraFlow in diffusers layout",
+        "joint_transformer_blocks.0.attn.add_k_proj.weight",
+    ),
+    _base_model("hunyuan_dit_base", "HunyuanDiT", "mlp_t5.0.weight"),
+    _base_model("pixart", "PixArt", "t_block.1.weight"),
+    _base_model("pixart_diffusers", "PixArt in diffusers layout", _ADALN, "pos_embed.proj.bias"),
+    _base_model("ltxv", "LTX video model", _ADALN),
+    _base_model("cosmos", "Cosmos video model", "blocks.block0.blocks.0.block.attn.to_q.0.weight"),
+    _base_model("cosmos_predict2", "Cosmos Predict2", "blocks.0.mlp.layer1.weight"),
+    _base_model("hidream", "HiDream", "caption_projection.0.linear.weight"),
+    _base_model("cascade_base", "Stable Cascade, stage B or C", "clf.1.weight"),
+    _base_model(
+        "sd3_diffusers",
+        "SD3 in diffusers layout",
+        "transformer_blocks.0.attn.add_q_proj.weight",
+        "pos_embed.proj.weight",
     ),
     Family(
         "dit",
@@ -278,6 +367,39 @@ OTHER_MODELS: tuple[Family, ...] = (
         "VAE in diffusers layout",
         has_all("decoder.conv_in.weight", "decoder.mid_block.resnets.0.norm1.weight"),
         mend=_VAE,
+    ),
+    Family(
+        "video_vae",
+        "VAE of a video model (Wan, LTXV, Hunyuan or Cosmos)",
+        has_any(
+            "decoder.middle.0.residual.0.gamma",
+            "decoder.up_blocks.0.res_blocks.0.conv1.conv.weight",
+            "decoder.conv_in.conv.weight",
+            "decoder.unpatcher3d.wavelets",
+        ),
+        mend=_VAE,
+    ),
+    Family(
+        "cascade_vae",
+        "VAE of Stable Cascade (stage A, or the encoder or previewer of stage C)",
+        has_any(
+            "vquantizer.codebook.weight",
+            "backbone.1.0.block.0.1.num_batches_tracked",
+            "encoder.backbone.1.0.block.0.1.num_batches_tracked",
+            "blocks.11.num_batches_tracked",
+        ),
+        mend=_VAE,
+    ),
+    Family(
+        "taesd",
+        "TAESD, a tiny VAE",
+        either(
+            # A decoder has its first layer without weights, and an encoder's second layer is a block.
+            has_all("1.weight", "3.conv.0.weight"),
+            has_all("0.weight", "1.conv.0.weight"),
+            has_any("taesd_decoder.1.weight", "decoder.22.bias"),
+        ),
+        mend="Move it to models/vae_approx; the Load VAE node offers it, with both its halves there.",
     ),
     Family(
         "text_encoder",
@@ -324,7 +446,8 @@ def identify(file: StateFile, families: Sequence[Family] = FAMILIES) -> Family:
     raise CheckpointError(
         f"{file.path} is not a ControlNet that this pack knows: its {len(file.tensors)} tensors ({names}, "
         "...) match no known family. Supported are ControlNets and T2I-Adapters for SD1.5, SD2.x and "
-        "SDXL, in LDM or diffusers layout, and ControlNet-LLLite."
+        "SDXL, in LDM or diffusers layout, union ControlNets, Control-LoRA, CtrLoRA and ControlNet-LLLite; "
+        "with ComfyUI's loader also ControlNets for Flux, SD3, Qwen-Image, HunyuanDiT and Stable Cascade."
     )
 
 

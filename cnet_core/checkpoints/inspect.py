@@ -16,6 +16,7 @@ from ..networks.config import UNetConfig
 from .bases import base_name
 from .detect import FAMILIES, identify
 from .family import Family
+from .host_sizes import host_sizes
 from .load import UNET_FAMILIES, unet_of
 from .read import StateFile, read_state_dict
 
@@ -29,7 +30,7 @@ _PRECISIONS = {
 }
 _LOADERS = {
     "native": "this pack: the Load ControlNet (CNet) node.",
-    "host": "ComfyUI's own ControlNet loader, which the Load ControlNet (CNet) node calls too.",
+    "host": "ComfyUI's own ControlNet loader.",
     "other": "another node.",
     "unknown": "no node that this pack knows.",
 }
@@ -53,8 +54,10 @@ class Inspection:
     that `mend` names) or "unknown". base: the base model's name, None where the sizes do not tell it.
     precision: number of parameters by precision, the most common first. parameters, tensors: their numbers,
     without what is in the file beside a ControlNet. size: bytes on disk.
-    hint_channels, global_average_pooling: None where the family has no such thing or its file does not tell.
-    union_types: the kinds of hint that one file serves. needs: whose weights the loader must be given
+    hint_channels, encoded_channels, global_average_pooling: None where the family has no such thing or its
+    file does not tell; encoded_channels: of the hint that the base's VAE has encoded, a mask's included.
+    union_types: the kinds of hint that one file serves; union_modes: their number where it has no names
+    for them. needs: whose weights the loader must be given
     besides, a base model's ("unet") or a base ControlNet's ("controlnet"); None for most.
     metadata: the safetensors header's own, uncut: a stranger's text, see `printable`.
     """
@@ -70,7 +73,9 @@ class Inspection:
     tensors: int
     size: int
     hint_channels: int | None
+    encoded_channels: int | None
     union_types: tuple[str, ...]
+    union_modes: int | None
     global_average_pooling: bool | None
     needs: str | None
     metadata: Mapping[str, str]
@@ -90,6 +95,10 @@ class Inspection:
         )
         if self.hint_channels is not None:
             rows.append(("hint channels", str(self.hint_channels)))
+        if self.encoded_channels is not None:
+            rows.append(("hint channels", f"{self.encoded_channels}, as the base's VAE has encoded it"))
+        if self.union_modes is not None:
+            rows.append(("union types", f"{self.union_modes}; the file has no names for them"))
         if self.union_types:
             rows.append(("union types", f"{len(self.union_types)}: {', '.join(self.union_types)}"))
         if self.global_average_pooling is not None:
@@ -130,6 +139,7 @@ def inspect(path: str | Path, families: Sequence[Family] = FAMILIES) -> Inspecti
     precisions: Counter[str] = Counter()
     for tensor in tensors.values():
         precisions[precision(tensor.dtype)] += tensor.numel()
+    told = None if family is None else host_sizes(family.id, tensors)
     pooling = getattr(opened, "global_average_pooling", None)
     return Inspection(
         path=str(file.path),
@@ -137,14 +147,16 @@ def inspect(path: str | Path, families: Sequence[Family] = FAMILIES) -> Inspecti
         name=_unknown(file) if family is None else family.name,
         loader="unknown" if family is None else family.kind,
         mend="" if family is None or family.kind == "native" else family.mend,
-        base=_base(file, family, opened),
+        base=_base(file, family, opened) if told is None else told.base,
         # Marks without content ("difference", "lora_controlnet") have no precision.
         precision={name: number for name, number in precisions.most_common() if number},
         parameters=precisions.total(),
         tensors=len(tensors),
         size=file.path.stat().st_size,
-        hint_channels=getattr(opened, "hint_channels", None),
+        hint_channels=getattr(opened or told, "hint_channels", None),
+        encoded_channels=getattr(told, "encoded_channels", None),
         union_types=tuple(str(kind) for kind in getattr(opened, "union_types", None) or ()),
+        union_modes=getattr(told, "union_modes", None),
         global_average_pooling=None if pooling is None else bool(pooling),
         needs=None if opened is None else opened.needs,
         metadata=dict(file.metadata),

@@ -17,7 +17,7 @@ from cnet_core.checkpoints.family import has_all
 from cnet_core.errors import CheckpointError
 
 # Keys as the released files have them; (family, part of the mend).
-HOST = "Load ControlNet Model"
+HOST = "Load ControlNet (CNet)"
 KEYS = {
     ("hunyuan_dit", HOST): ["after_proj_list.18.bias", "before_proj.weight"],
     ("flux_xlabs", HOST): ["controlnet_blocks.0.weight", "double_blocks.0.img_attn.norm.key_norm.scale"],
@@ -30,12 +30,13 @@ KEYS = {
         "controlnet_x_embedder.weight",
     ],
     ("qwen_fun", HOST): ["control_blocks.0.after_proj.weight", "control_img_in.weight"],
-    ("cascade", HOST): ["backbone.0.0.weight"],
+    ("cascade", HOST): ["backbone.0.0.weight", "projections.0.0.weight"],
     ("sparsectrl", "Load SparseCtrl Model"): [
         "controlnet_cond_embedding.conv_in.weight",
         "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight",
     ],
     ("style_adapter", "Load Style Model"): ["style_embedding", "transformer_layes.0.ln_1.weight", "proj"],
+    ("redux", "Load Style Model"): ["redux_up.weight", "redux_down.weight"],
     ("coadapter_fuser", "work without it"): ["spatial_feat_mapping.0.1.weight", "task_embedding"],
     ("qwen_diffsynth", "Load Model Patch"): [
         "controlnet_blocks.0.y_rms.weight",
@@ -48,13 +49,26 @@ KEYS = {
     ],
     ("uni3c", "Load Model Patch"): ["controlnet_patch_embedding.weight"],
     ("anima_lllite", "Load Model Patch"): ["lllite_conditioning1.conv1.weight"],
+    ("infinite_talk", "WanInfiniteTalkToVideo"): [
+        "audio_proj.proj1.weight",
+        "blocks.0.audio_cross_attn.proj.weight",
+    ],
+    ("ltxv_duration", "LTXV Duration Predictor"): ["attention_pooler.query_tokens"],
     ("supir", "Load Model Patch"): [
         "control_model.input_hint_block.0.weight",
         "project_modules.0.zero_conv.weight",
     ],
     ("uso", "Load Model Patch"): ["feature_embedder.mid_layer_norm.bias"],
     ("ip_adapter", "IPAdapter Model Loader"): ["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"],
+    ("ip_adapter_xlabs", "LoadFluxIPAdapter"): [
+        "double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight",
+        "ip_adapter_proj_model.proj.weight",
+    ],
     ("motion_module", "AnimateDiff"): ["down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"],
+    ("lora_xlabs", "Load Flux LoRA"): [
+        "double_blocks.0.processor.proj_lora1.down.weight",
+        "double_blocks.0.processor.qkv_lora2.up.weight",
+    ],
     ("kohya_lora", "Load LoRA"): [
         "lora_unet_down_blocks_0_attentions_0_proj_in.alpha",
         "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight",
@@ -67,15 +81,54 @@ KEYS = {
         "first_stage_model.decoder.mid.block_1.norm1.weight",
         "cond_stage_model.transformer.text_model.encoder.layers.0.layer_norm1.weight",
     ],
+    ("gligen", "Load GLIGEN Model"): [
+        "position_net.null_positive_feature",
+        "output_blocks.3.1.transformer_blocks.0.fuser.linear.weight",
+    ],
     ("ldm_unet", "Load Diffusion Model"): ["input_blocks.0.0.weight", "output_blocks.0.0.in_layers.0.weight"],
     ("diffusers_unet", "Load Diffusion Model"): [
         "conv_in.weight",
         "time_embedding.linear_1.weight",
         "up_blocks.0.resnets.0.norm1.weight",
     ],
+    ("wan_vace", "WanVaceToVideo"): ["vace_patch_embedding.weight", "head.modulation"],
+    ("wan", "Load Diffusion Model"): ["head.modulation", "blocks.0.self_attn.q.weight"],
+    ("auraflow", "Load Diffusion Model"): ["double_layers.0.attn.w1q.weight"],
+    ("auraflow_diffusers", "Load Diffusion Model"): [
+        "joint_transformer_blocks.0.attn.add_k_proj.weight",
+        "single_transformer_blocks.0.attn.to_q.weight",
+    ],
+    ("hunyuan_dit_base", "Load Diffusion Model"): ["mlp_t5.0.weight", "blocks.0.attn1.q_norm.weight"],
+    ("pixart", "Load Diffusion Model"): ["t_block.1.weight", "blocks.0.attn.qkv.weight"],
+    ("pixart_diffusers", "Load Diffusion Model"): [
+        "adaln_single.emb.timestep_embedder.linear_1.bias",
+        "pos_embed.proj.bias",
+    ],
+    ("ltxv", "Load Diffusion Model"): [
+        "adaln_single.emb.timestep_embedder.linear_1.bias",
+        "patchify_proj.weight",
+    ],
+    ("cosmos", "Load Diffusion Model"): ["net.blocks.block0.blocks.0.block.attn.to_q.0.weight"],
+    ("cosmos_predict2", "Load Diffusion Model"): [
+        "net.blocks.0.mlp.layer1.weight",
+        "net.x_embedder.proj.1.weight",
+    ],
+    ("hidream", "Load Diffusion Model"): ["caption_projection.0.linear.weight"],
+    ("cascade_base", "Load Diffusion Model"): [
+        "clf.1.weight",
+        "clip_txt_mapper.weight",
+        "down_blocks.0.0.channelwise.0.weight",
+    ],
+    ("sd3_diffusers", "Load Diffusion Model"): [
+        "pos_embed.proj.weight",
+        "transformer_blocks.0.attn.add_q_proj.weight",
+    ],
     ("dit", "Load Diffusion Model"): ["double_blocks.0.img_attn.qkv.weight", "img_in.weight"],
     ("ldm_vae", "Load VAE"): ["decoder.conv_in.weight", "decoder.mid.block_1.norm1.weight"],
     ("diffusers_vae", "Load VAE"): ["decoder.conv_in.weight", "decoder.mid_block.resnets.0.norm1.weight"],
+    ("video_vae", "Load VAE"): ["decoder.middle.0.residual.0.gamma", "encoder.conv1.weight"],
+    ("cascade_vae", "Load VAE"): ["vquantizer.codebook.weight"],
+    ("taesd", "models/vae_approx"): ["1.weight", "3.conv.0.weight", "3.conv.2.weight"],
     ("text_encoder", "Load CLIP"): ["text_model.encoder.layers.0.layer_norm1.weight"],
     ("clip_vision", "Load CLIP Vision"): ["vision_model.encoder.layers.0.layer_norm1.weight"],
     ("upscaler", "Load Upscale Model"): ["model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"],
@@ -91,9 +144,30 @@ MORE_KEYS = {
     "lllite": [["lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight"]],
     "kohya_lora": [["lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight"]],
     "lora": [
+        # ComfyUI converts XLabs' LoRA where it has all blocks.
+        [
+            "double_blocks.18.processor.qkv_lora2.up.weight",
+            "single_blocks.37.processor.qkv_lora.down.weight",
+            "single_blocks.37.processor.qkv_lora.up.weight",
+        ],
         ["transformer.single_blocks.0.attn.to_k.lora_A.weight"],
         ["diffusion_model.blocks.0.self_attn.q.lora_down.weight"],
     ],
+    "wan": [["model.diffusion_model.head.modulation"]],
+    "video_vae": [
+        ["decoder.conv_in.conv.weight", "decoder.up_blocks.0.res_blocks.0.conv1.conv.weight"],
+        ["decoder.unpatcher3d.wavelets"],
+    ],
+    "cascade_vae": [["backbone.0.0.weight", "backbone.1.0.block.0.1.num_batches_tracked"]],
+    "taesd": [["0.weight", "1.conv.0.weight"], ["decoder.22.bias"], ["taesd_decoder.1.weight"]],
+    "ltxv_duration": [["model.diffusion_model.duration_head.attention_pooler.query_tokens"]],
+    "ltxv": [
+        [
+            "adaln_single.emb.timestep_embedder.linear_1.bias",
+            "duration_head.attention_pooler.query_tokens",
+        ]
+    ],
+    "cascade": [["backbone.10.blocks.0.weight", "projections.0.0.weight"]],
     "embedding": [["clip_l", "clip_g"], ["string_to_param.*"]],
     "ldm_unet": [["model.diffusion_model.output_blocks.0.0.in_layers.0.weight"]],
     "text_encoder": [
@@ -140,7 +214,8 @@ def test_every_family_is_tested_and_told_apart():
 def test_unknown_keys(write):
     path = write(tensors(["foo.weight", "bar.weight"]))
     with pytest.raises(
-        CheckpointError, match=r"net\.safetensors is not a ControlNet.*2 tensors.*bar\.weight"
+        CheckpointError,
+        match=r"net\.safetensors is not a ControlNet.*2 tensors.*bar\.weight.*Control-LoRA.*Flux",
     ):
         open_control(path)
 

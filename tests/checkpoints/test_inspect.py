@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from cnet_core.__main__ import main
 from cnet_core.checkpoints import Family, base_name, inspect, save_controlnet
 from cnet_core.checkpoints.convert import to_diffusers
+from cnet_core.checkpoints.detect import HOST_CONTROLNETS
 from cnet_core.checkpoints.family import has_all
 from cnet_core.checkpoints.inspect import count, printable
 from cnet_core.errors import CheckpointError
@@ -108,6 +109,63 @@ def test_what_a_family_alone_has_is_shown(write):
     assert found.precision == {"bf16": 6, "fp32": 2}
     text = found.to_text()
     assert "2: openpose, depth" in text and "global" in text and "bf16 75.0%, fp32 25.0%" in text
+
+
+HOST_FAMILIES = {
+    "flux_xlabs": (
+        {"controlnet_blocks.0.weight": (8, 8), "double_blocks.0.img_attn.norm.key_norm.scale": (4,)}
+        | {"input_hint_block.0.weight": (16, 3, 3, 3)},
+        ("Flux", 3, None, None),
+    ),
+    "flux_mistoline": (
+        {"controlnet_blocks.0.linear.weight": (8, 8), "input_cond_block.encoder.0.weight": (16, 3, 3, 3)},
+        ("Flux", 3, None, None),
+    ),
+    "flux_instantx": (
+        {"controlnet_blocks.0.weight": (8, 8), "controlnet_x_embedder.weight": (8, 64)}
+        | {"controlnet_mode_embedder.weight": (7, 8)},
+        ("Flux", None, 16, 7),
+    ),
+    "sd3": (
+        {"controlnet_blocks.0.weight": (8, 8), "pos_embed_input.proj.weight": (2432, 17, 2, 2)},
+        ("SD3.5 Large", None, 17, None),
+    ),
+    "qwen_instantx": (
+        {"controlnet_blocks.0.weight": (8, 8), "transformer_blocks.0.img_mlp.net.0.proj.weight": (8, 8)}
+        | {"controlnet_x_embedder.weight": (8, 68)},
+        ("Qwen-Image", None, 17, None),
+    ),
+    "qwen_fun": (
+        {"control_blocks.0.after_proj.weight": (8, 8), "control_img_in.weight": (8, 132)},
+        ("Qwen-Image", None, 33, None),
+    ),
+    "hunyuan_dit": (
+        {"after_proj_list.18.bias": (8,), "x_embedder.proj.weight": (8, 4, 2, 2)},
+        ("HunyuanDiT", None, 4, None),
+    ),
+    "cascade": (
+        {"backbone.0.0.weight": (24, 3, 3, 3), "projections.0.0.weight": (8, 8, 1, 1)},
+        ("Stable Cascade", 3, None, None),
+    ),
+}
+
+
+@pytest.mark.parametrize("family", HOST_FAMILIES)
+def test_what_the_shapes_of_the_hosts_families_tell(write, family):
+    shapes, expected = HOST_FAMILIES[family]
+    found = inspect(write({name: torch.zeros(shape) for name, shape in shapes.items()}))
+    assert found.family == family
+    assert (found.base, found.hint_channels, found.encoded_channels, found.union_modes) == expected
+    text = found.to_text()
+    assert found.base in text and "hint channels" in text
+    assert ("VAE" in text) == (found.encoded_channels is not None)
+    assert (f"{found.union_modes};" in text) == (found.union_modes is not None)
+    loaded_by = next(line for line in text.splitlines() if "loaded by" in line)
+    assert "ComfyUI's own ControlNet loader" in loaded_by and "the Load ControlNet (CNet) node" in loaded_by
+
+
+def test_every_family_of_the_host_is_measured():
+    assert set(HOST_FAMILIES) == {family.id for family in HOST_CONTROLNETS}
 
 
 def test_unknown_and_damaged(write, tmp_path):
