@@ -167,7 +167,7 @@ def check_value(value: Any, spec: Spec, checked_by_node: bool) -> tuple[str | No
     """What is wrong with a value, and the value in its input's type."""
     try:
         value = CONVERT.get(spec.io_type, lambda same: same)(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return f"{value!r} is no {spec.io_type}", value
     if not spec.is_widget and spec.choices is None and spec.io_type not in CONVERT:
         return f"{value!r} was given, but a {spec.io_type} must come over a link", value

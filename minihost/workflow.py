@@ -21,10 +21,19 @@ Prompt = dict[str, dict[str, Any]]
 MUTED, BYPASSED = 2, 4
 NOTES = {"Note", "MarkdownNote"}
 VIRTUAL = NOTES | {"Reroute", "PrimitiveNode"}
+Kinds = type | tuple[type, ...]
+ID = (int, str)
+# The fields of a link that are read, in the order of the list that stands for it.
+LINK: dict[str, Kinds] = {"id": ID, "origin_id": ID, "origin_slot": int}
+# Editors save less than ten levels; what reads a file recurses.
+DEPTH = 100
 
 
 def read_workflow(path: Path | str) -> dict[str, Any]:
-    """The workflow in a JSON file, or the one that a host has put into a PNG picture."""
+    """The workflow in a JSON file, or the one that a host has put into a PNG picture.
+
+    Raises WorkflowError for a file that cannot be read, and for nodes or links of a wrong shape.
+    """
     path = Path(path)
     try:
         text = _embedded(path) if path.suffix.lower() == ".png" else path.read_text(encoding="utf-8")
@@ -33,12 +42,19 @@ def read_workflow(path: Path | str) -> dict[str, Any]:
         raise WorkflowError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise WorkflowError(f"cannot read {path}: {error}") from None
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        raise WorkflowError(f"{path} is no workflow: it is nested too deeply") from None
+    except ValueError as error:
         raise WorkflowError(f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict) or not (is_ui(found) or is_prompt(found)):
         raise WorkflowError(
             f"{path} is no workflow: neither in UI format (nodes, links) nor in API format (class_type)"
         )
+    if deeper(found, DEPTH):
+        raise WorkflowError(f"{path} is no workflow: it is nested more than {DEPTH} levels deep")
+    if problems := list(misshapen(found)):
+        mend = "save it again from the editor, or mend the file by hand"
+        raise WorkflowError([f"{path}, {problem}; {mend}" for problem in problems])
     return found
 
 
@@ -48,6 +64,10 @@ def _embedded(path: Path) -> str:
             text = getattr(picture, "text", {})
     except UnidentifiedImageError:
         raise WorkflowError(f"{path} is no PNG picture") from None
+    except (Image.DecompressionBombError, ValueError, SyntaxError) as error:
+        raise WorkflowError(
+            f"cannot read the text in {path}: {error}; save the workflow as JSON instead"
+        ) from None
     for key in ("workflow", "prompt"):
         if key in text:
             return text[key]
@@ -62,6 +82,79 @@ def is_ui(workflow: Mapping[str, Any]) -> bool:
 
 def is_prompt(workflow: Mapping[str, Any]) -> bool:
     return bool(workflow) and all(isinstance(n, dict) and "class_type" in n for n in workflow.values())
+
+
+def deeper(value: Any, limit: int) -> bool:
+    """Whether lists and objects are nested more than `limit` levels deep."""
+    level = [value]
+    for _ in range(limit + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
+
+
+def misshapen(workflow: Mapping[str, Any]) -> Iterator[str]:
+    """What in a workflow has not the shape of its format, each with its node or link."""
+    if not is_ui(workflow):
+        for node_id, node in workflow.items():
+            yield from _wrong(f"node {node_id}", node, {"class_type": str}, {"inputs": dict, "_meta": dict})
+        return
+    for place, node in enumerate(workflow["nodes"], 1):
+        known = isinstance(node, dict) and "id" in node
+        where = f"node {node['id']}" if known else f"node number {place}"
+        may: dict[str, Kinds] = {
+            "inputs": list,
+            "outputs": list,
+            "widgets_values": (list, dict),
+            "order": (int, float),
+        }
+        if known and node.get("type") == "PrimitiveNode":
+            may["widgets_values"] = list
+        yield from _wrong(where, node, {"id": ID, "type": str}, may)
+        for socket in _listed(node, "inputs"):
+            yield from _wrong(f"{where}, one of its inputs", socket, {"name": str}, {"link": ID})
+        for socket in _listed(node, "outputs"):
+            yield from _wrong(f"{where}, one of its outputs", socket, {}, {})
+    yield from _wrong("workflow", workflow, {}, {"links": list, "definitions": dict})
+    for place, link in enumerate(_listed(workflow, "links"), 1):
+        named = dict(zip(LINK, link, strict=False)) if isinstance(link, list) else link
+        yield from _wrong(f"link number {place}", named, LINK, {})
+    definitions = workflow.get("definitions")
+    if isinstance(definitions, dict):
+        yield from _wrong("definitions", definitions, {}, {"subgraphs": list})
+    for place, one in enumerate(_listed(definitions, "subgraphs"), 1):
+        yield from _wrong(f"subgraph number {place}", one, {"id": ID}, {})
+
+
+def _listed(holder: Any, field: str) -> list[Any]:
+    """A field that is a list; else none of it."""
+    found = holder.get(field) if isinstance(holder, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def _wrong(where: str, found: Any, must: Mapping[str, Kinds], may: Mapping[str, Kinds]) -> Iterator[str]:
+    """What is wrong with an object that must have some fields of these kinds, and may have others."""
+    if not isinstance(found, dict):
+        yield f"{where}: it is {shown(found)}, no object"
+        return
+    for field, kinds in {**may, **must}.items():
+        value = found.get(field)
+        if value is None and field not in must:
+            continue
+        if value is None:
+            yield f"{where}: it has no '{field}'"
+        elif not isinstance(value, kinds) or isinstance(value, bool):
+            yield f"{where}: its '{field}' is {shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """A value as its file has it, cut."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 class Editor:
@@ -110,7 +203,10 @@ class Editor:
     @staticmethod
     def _bypass(node: dict[str, Any], slot: int) -> dict[str, Any] | None:
         """The input that stands in for a bypassed node's output: the one beside it, or the first to fit."""
-        inputs, wanted = node.get("inputs") or [], node["outputs"][slot].get("type")
+        inputs, outputs = node.get("inputs") or [], node.get("outputs") or []
+        if not 0 <= slot < len(outputs):
+            raise WorkflowError(f"{name(node)} is linked by output {slot}, but has {len(outputs)} outputs")
+        wanted = outputs[slot].get("type")
         beside = inputs[slot : slot + 1]
         for test in (lambda kind: kind == wanted, lambda kind: kind == "*" or wanted == "*"):
             for one in (*beside, *inputs):

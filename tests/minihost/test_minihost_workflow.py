@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
 from minihost.errors import WorkflowError
@@ -197,3 +197,76 @@ def test_files(tmp_path, picture_prompt):
     }.items():
         with pytest.raises(WorkflowError, match=message):
             read_workflow(tmp_path / name)
+
+
+def number(**changes):
+    """A workflow in API format of one node."""
+    return {"3": {"class_type": "TinyNumber", "inputs": {}, **changes}}
+
+
+@pytest.mark.parametrize(
+    ("workflow", "message"),
+    [
+        (number(class_type=["TinyNumber"]), r"node 3: its 'class_type' is \[\"TinyNumber\"\]; save it again"),
+        (number(_meta="mine"), "node 3: its '_meta' is \"mine\""),
+        (number(inputs=[1, 2]), r"node 3: its 'inputs' is \[1, 2\]"),
+        (ui([{"type": "TinyNumber"}]), "node number 1: it has no 'id'"),
+        (ui([{"id": [1], "type": "TinyNumber"}]), "its 'id' is"),
+        (ui([{"id": 4}]), "node 4: it has no 'type'"),
+        (ui([node(1, "TinyNumber"), "hello"]), 'node number 2: it is "hello", no object'),
+        (ui([node(1, "TinyNumber", order="first")]), "node 1: its 'order' is \"first\""),
+        (ui([node(1, "PrimitiveNode", {"value": 3})]), "node 1: its 'widgets_values' is"),
+        (ui([node(1, "TinyNumber") | {"inputs": {"seed": 1}}]), "node 1: its 'inputs' is"),
+        (ui([node(1, "TinyNumber") | {"inputs": ["seed"]}]), "node 1, one of its inputs: it is"),
+        (ui([node(1, "TinyNumber") | {"inputs": [{"link": 1}]}]), "one of its inputs: it has no 'name'"),
+        (ui([node(1, "TinyNumber") | {"inputs": [{"name": "a", "link": [1]}]}]), "its 'link' is"),
+        (ui([node(1, "TinyNumber") | {"outputs": [7]}]), "node 1, one of its outputs: it is 7"),
+        (ui([], [5]), "link number 1: it is 5, no object"),
+        (ui([], [[1]]), "link number 1: it has no 'origin_id'"),
+        (ui([], [{"id": 1, "origin_id": 1}]), "link number 1: it has no 'origin_slot'"),
+        (ui([]) | {"links": 3}, "workflow: its 'links' is 3"),
+        (ui([]) | {"definitions": {"subgraphs": {}}}, "definitions: its 'subgraphs' is"),
+        (ui([]) | {"definitions": {"subgraphs": [{}]}}, "subgraph number 1: it has no 'id'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_shape_is_told_with_its_node(tmp_path, workflow, message):
+    saved = tmp_path / "a.json"
+    saved.write_text(json.dumps(workflow))
+    with pytest.raises(WorkflowError, match=message) as caught:
+        read_workflow(saved)
+    assert all(problem.startswith(f"{saved}, ") for problem in caught.value.problems)
+
+
+def test_a_bypassed_node_that_lacks_the_linked_output_is_named(info):
+    nodes = [node(1, "Somebodys", mode=4), node(2, "TinyShow", (), [("value", "INT", 1)])]
+    with pytest.raises(WorkflowError, match=r"node 1 \(Somebodys\) is linked by output 3, but has 1"):
+        convert(nodes, info, [link(1, 1, 3, 2, 0)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"nodes": [' + "[" * 200 + "]" * 200 + "]}", "nested more than 100 levels"),
+        ("1" * 5000, "not JSON"),
+    ],
+    ids=["no_end", "deep", "long_number"],
+)
+def test_text_that_breaks_its_reader(tmp_path, text, message):
+    saved = tmp_path / "a.json"
+    saved.write_text(text)
+    with pytest.raises(WorkflowError, match=message):
+        read_workflow(saved)
+
+
+def test_pictures_that_break_their_reader(tmp_path, monkeypatch):
+    bomb = PngInfo()
+    bomb.add_text("prompt", " " * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    saved = tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(saved, pnginfo=bomb)
+    with pytest.raises(WorkflowError, match="cannot read the text"):
+        read_workflow(saved)
+    Image.new("RGB", (40, 40)).save(saved)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(WorkflowError, match="cannot read the text"):
+        read_workflow(saved)
