@@ -48,11 +48,15 @@ def load_control(
     pooling of the residuals, "auto" as the file's metadata says, "on" or "off". compiled: by torch.compile,
     when it first runs. overlap: it runs beside the UNet's encoder, on CUDA.
     A base that the file does not need is named in the log.
-    Families that the host knows and we do not are made by the host. Raises CheckpointError for all others.
+    Families that the host knows and we do not are made by the host, those of a newer host too. Raises
+    CheckpointError for all others.
     """
     path = controlnet_path(name)
     file = read_state_dict(path)
-    family = identify(file)
+    try:
+        family = identify(file)
+    except CheckpointError as unknown:
+        return _by_a_newer_host(path, unknown)
     opened = None if family.open is None else family.open(file, family)
     for given, value, need in (
         ("model", model, "unet"),
@@ -71,13 +75,31 @@ def load_control(
         elif opened.needs == "controlnet" and base_control_net is not None:
             base = read_state_dict(controlnet_path(base_control_net)).tensors
         return load_native(opened, name, base, precision, pooling, compiled, overlap)
-    loader = getattr(comfy.controlnet, "load_controlnet", None)
+    loader = _hosts_loader()
     if family.kind == "host" and loader is not None:
         control = loader(path)
         if control is None:
             raise CheckpointError(f"{path} looks like a {family.name}, but the host could not load it.")
         return control
     raise refuse(file, family)
+
+
+def _hosts_loader() -> Any:
+    """The host's own loader of ControlNets; minihost has none."""
+    return getattr(comfy.controlnet, "load_controlnet", None)
+
+
+def _by_a_newer_host(path: str, unknown: CheckpointError) -> Any:
+    """The control that the host makes of a file of no family that this pack knows; else that error."""
+    if (loader := _hosts_loader()) is None:
+        raise unknown
+    try:
+        control = loader(path)
+    except Exception as error:  # Loaders fail in many ways on what they do not know.
+        raise CheckpointError(f"{unknown} ComfyUI's own loader fails on it: {error!r}") from error
+    if control is None:
+        raise unknown
+    return control
 
 
 def load_native(

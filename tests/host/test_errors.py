@@ -92,6 +92,15 @@ def model_patch(path: Path) -> None:
     )
 
 
+def unknown(path: Path) -> None:
+    save_file({"foo.weight": small((8, 8))}, path)
+
+
+def half_an_adapter(path: Path) -> None:
+    """Of no family for the pack; the host's loader takes it for an adapter."""
+    save_file({"conv_in.weight": small((8, 64, 3, 3))}, path)
+
+
 WRONG_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "web_page": (not_a_checkpoint, "web page"),
     "cut_short": (truncated, "truncated"),
@@ -102,6 +111,8 @@ WRONG_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a_unet": (base_unet, "UNet"),
     "a_vae": (vae, "VAE"),
     "a_model_patch": (model_patch, "model patch"),
+    "unknown": (unknown, "no known family"),
+    "half_an_adapter": (half_an_adapter, "own loader fails"),
 }
 
 

@@ -4,6 +4,11 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
+from minihost import shims
+
+from .test_wrong_input import Adapter
 
 
 def message(raised: pytest.ExceptionInfo) -> str:
@@ -85,3 +90,33 @@ def test_a_file_that_is_no_controlnet_says_so(call, files, nodes):
     (files / "notes.safetensors").write_text("not a checkpoint at all")
     with pytest.raises(ValueError, match=r"notes\.safetensors"):
         call("CNetLoadControlNet", control_net_name="notes.safetensors")
+
+
+def test_a_file_of_no_family_goes_to_the_hosts_loader(call, files, prompts, draw, apply, hint, monkeypatch):
+    """A newer host knows more families: its loader is asked, and what it makes is steered like the rest."""
+    path = files / "novel.safetensors"
+    save_file({"novel.weight": torch.zeros(1)}, path)
+
+    def load(**settings):
+        return call("CNetLoadControlNet", control_net_name="novel.safetensors", **settings)
+
+    with pytest.raises(ValueError, match="no known family"):
+        load()
+    answers: list = [Adapter(), None, KeyError("body.0")]
+
+    def hosts_loader(asked: str) -> Adapter | None:
+        assert asked == str(path)
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(shims.controlnet, "load_controlnet", hosts_loader, raising=False)
+    control = load()
+    full, none = draw(**apply(prompts, control, hint)), draw(**apply(prompts, control, hint, strength=0.0))
+    mask = torch.zeros(1, 32, 40)
+    assert not torch.equal(full, none)
+    assert torch.equal(draw(**apply(prompts, control, hint, mask=mask)), none)
+    with pytest.raises(ValueError, match="no known family"):
+        load()
+    with pytest.raises(ValueError, match=r"no known family.*own loader fails on it: KeyError\('body\.0'\)"):
+        load()
