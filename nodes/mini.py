@@ -4,16 +4,18 @@ The MODEL is the host's own. CLIP and VAE are small objects with the methods tha
 mini networks are of none of the kinds that a host's classes are made for.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..cnet_core.checkpoints import read_state_dict, unet_config
+from ..cnet_core.checkpoints import (
+    mini_autoencoder,
+    mini_text_encoder,
+    mini_unet_config,
+    read_state_dict,
+)
 from ..cnet_core.errors import CNetError
-from ..cnet_core.networks.autoencoder import AutoencoderConfig, TinyAutoencoder
-from ..cnet_core.networks.text_encoder import WordEncoder, WordEncoderConfig
 from . import host
 
 FILES = ("unet.safetensors", "autoencoder.safetensors", "text_encoder.safetensors")
@@ -26,15 +28,14 @@ def fingerprint(folder: Path) -> list[tuple[int, int] | None]:
 
 
 def load(folder: Path) -> tuple[Any, "MiniCLIP", "MiniVAE"]:
-    """(MODEL, CLIP, VAE) of the mini checkpoints in a folder. CheckpointError for one missing or damaged."""
+    """(MODEL, CLIP, VAE) of the mini checkpoints in a folder.
+
+    Raises CheckpointError for one that is missing, damaged or another.
+    """
     unet, autoencoder, text = (read_state_dict(folder / name) for name in FILES)
-    model = host.diffusion_model(
-        unet_config(unet.tensors, unet.metadata),
-        unet.tensors,
-        float(autoencoder.metadata["cnet.latent_scale"]),
-        json.loads(autoencoder.metadata["cnet.latent_rgb"]),
-    )
-    return model, MiniCLIP(text), MiniVAE(autoencoder)
+    net, scale, preview = mini_autoencoder(autoencoder)
+    model = host.diffusion_model(mini_unet_config(unet), unet.tensors, scale, preview)
+    return model, MiniCLIP(mini_text_encoder(text)), MiniVAE(net)
 
 
 class MiniVAE:
@@ -42,10 +43,8 @@ class MiniVAE:
 
     latent_channels = 4
 
-    def __init__(self, file: Any):
-        net = TinyAutoencoder(AutoencoderConfig(**json.loads(file.metadata["cnet.config"])))
-        net.load_state_dict(file.tensors)
-        self.resident = host.Resident.vae(net.eval().requires_grad_(False))
+    def __init__(self, net: Any):
+        self.resident = host.Resident.vae(net)
         self.patcher = self.resident.patcher
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -85,11 +84,8 @@ class MiniVAE:
 class MiniCLIP:
     """Texts to CONDITIONING of width 64."""
 
-    def __init__(self, file: Any):
-        config = json.loads(file.metadata["cnet.config"])
-        net = WordEncoder(WordEncoderConfig(**{**config, "vocabulary": tuple(config["vocabulary"])}))
-        net.load_state_dict(file.tensors)
-        self.resident = host.Resident.text(net.eval().requires_grad_(False))
+    def __init__(self, net: Any):
+        self.resident = host.Resident.text(net)
         self.patcher = self.resident.patcher
 
     def clone(self) -> "MiniCLIP":

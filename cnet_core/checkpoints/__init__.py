@@ -6,6 +6,7 @@ from .detect import identify, refuse
 from .family import Family, OpenedFile
 from .inspect import Inspection, inspect
 from .load import load_controlnet, load_unet, open_control, save_controlnet, save_network, save_unet
+from .mini import mini_autoencoder, mini_text_encoder, mini_unet_config
 from .read import StateFile, read_state_dict
 from .shapes import controlnet_config, unet_config
 
@@ -22,6 +23,9 @@ __all__ = [
     "inspect",
     "load_controlnet",
     "load_unet",
+    "mini_autoencoder",
+    "mini_text_encoder",
+    "mini_unet_config",
     "open_control",
     "read_state_dict",
     "refuse",

@@ -1,17 +1,15 @@
 """What turns pictures and captions into what the base model reads; and that of the mini checkpoints."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ..checkpoints.mini import mini_autoencoder, mini_text_encoder
 from ..checkpoints.read import StateFile, read_state_dict
-from ..errors import DataError
-from ..networks.autoencoder import AutoencoderConfig, TinyAutoencoder
-from ..networks.text_encoder import WordEncoder, WordEncoderConfig
+from ..errors import CheckpointError
 
 
 class Encoders(Protocol):
@@ -47,21 +45,16 @@ class MiniEncoders:
         text = read_state_dict(Path(folder) / "text_encoder.safetensors")
         self.latent_id, self.text_id = identity(autoencoder), identity(text)
         try:
-            self.latent_scale: float | None = float(autoencoder.metadata["cnet.latent_scale"])
-            self.autoencoder = TinyAutoencoder(
-                AutoencoderConfig(**json.loads(autoencoder.metadata["cnet.config"]))
-            )
-            words = json.loads(text.metadata["cnet.config"])
-        except KeyError as error:
-            raise DataError(
-                f"{folder} has no mini checkpoints (no {error} in their metadata). The shell caches with "
-                "these only; for other models cache in ComfyUI, with the Cache Training Data node."
+            self.autoencoder, scale, _ = mini_autoencoder(autoencoder)
+            self.words = mini_text_encoder(text)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error} The shell caches with the mini checkpoints only; for other models cache in "
+                "ComfyUI, with the Cache Training Data node."
             ) from error
-        self.autoencoder.load_state_dict(autoencoder.tensors)
-        self.words = WordEncoder(WordEncoderConfig(**{**words, "vocabulary": tuple(words["vocabulary"])}))
-        self.words.load_state_dict(text.tensors)
+        self.latent_scale: float | None = scale
         for net in (self.autoencoder, self.words):
-            net.float().eval().requires_grad_(False)
+            net.float()
 
     def latent(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.autoencoder.encode(image.movedim(-1, 0)[None] * 2 - 1)[0], None
