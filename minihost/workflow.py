@@ -258,7 +258,7 @@ def to_prompt(workflow: Mapping[str, Any], info: Mapping[str, Any]) -> Prompt:
     unknown = [unknown_type(name(node), node["type"], info) for node in running if node["type"] not in info]
     if unknown:
         raise WorkflowError(unknown)
-    order = sorted(running, key=lambda node: node.get("order", 0))
+    order = sorted(running, key=lambda node: node.get("order") or 0)
     return {str(node["id"]): _convert(node, editor, info[node["type"]]) for node in order}
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...cnet_core.checkpoints import OpenedFile, identify, read_state_dict, refuse
+from ...cnet_core.checkpoints.inspect import printable
 from ...cnet_core.errors import CheckpointError
 from ...cnet_core.networks.lllite import LLLite
 from .control import Control
@@ -96,7 +97,9 @@ def _by_a_newer_host(path: str, unknown: CheckpointError) -> Any:
     try:
         control = loader(path)
     except Exception as error:  # Loaders fail in many ways on what they do not know.
-        raise CheckpointError(f"{unknown} ComfyUI's own loader fails on it: {error!r}") from error
+        raise CheckpointError(
+            f"{unknown} ComfyUI's own loader fails on it: {printable(repr(error))}"
+        ) from error
     if control is None:
         raise unknown
     return control
