@@ -54,11 +54,12 @@ def midas(pictures: Tensor, net: torch.nn.Module, **parameters: object) -> Annot
     return Annotation(depth=ask(net, pictures * 2.0 - 1.0))
 
 
-def normals_finish(annotation: Annotation, strength: float, background: float) -> Annotation:
+def normals_finish(annotation: Annotation, strength: float, background: float, span: str) -> Annotation:
     """Normals as the first normal ControlNet learned them: from Sobel's gradient of the depth, in the order
-    z, y, x; what is farther than `background` (0 farthest, 1 nearest) faces the viewer."""
+    z, y, x; what is farther than `background` (0 farthest, 1 nearest of the picture, or of the sequence)
+    faces the viewer."""
     assert annotation.depth is not None
-    near = ranged(annotation.depth, "picture").numpy()
+    near = ranged(annotation.depth, span).numpy()
     normals = []
     for depth, distance in zip(annotation.depth.numpy(), near, strict=True):
         x, y = (cv2.Sobel(depth, cv2.CV_32F, *axis, ksize=3) for axis in ((1, 0), (0, 1)))
@@ -106,6 +107,7 @@ ANNOTATORS = (
                 0.1,
             ),
             Float("background", 0.1, 0.0, 1.0, "What is farther than this part of the depth is flat."),
+            SPAN,
         ),
         finish=normals_finish,
         build=build,

@@ -8,6 +8,7 @@ import torch
 from published import NETWORKS, quietly, write
 
 from annotators import run, weights
+from annotators.registry import Annotation
 from annotators.table import ANNOTATORS
 
 # Regions that are any good are rare by random weights; hands and faces take many seconds each.
@@ -94,3 +95,16 @@ def test_a_network_may_compute_in_another_format(case):
     assert coarse.image.dtype == torch.float32 and coarse.image.isfinite().all()
     if annotator.kind == "soft" and "scribble" not in annotator.id:
         assert (coarse.image - hints.image).abs().mean() < 0.05
+
+
+def test_the_background_of_normals_may_be_that_of_the_sequence():
+    """Of which the second picture is as a whole farther than the first."""
+    rows = torch.arange(32.0)[:, None].expand(32, 40)
+    depth = torch.stack([rows + 100, rows])
+    values = {"strength": 1.0, "background": 0.5}
+    finish = ANNOTATORS["midas_normals"].finish
+    flat = {
+        span: finish(Annotation(depth=depth), **values, span=span).picture[:, 1].eq(0.5).float().mean((1, 2))
+        for span in ("picture", "sequence")
+    }
+    assert flat["picture"].lt(0.6).all() and flat["sequence"].gt(0.9).tolist() == [False, True]
