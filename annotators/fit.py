@@ -105,8 +105,11 @@ def resize(maps: Tensor, size: Size, kind: Kind) -> Tensor:
 
 
 def kind_of(picture: Tensor) -> Kind:
-    """The kind that a hint [3,H,W] of unknown origin looks like: few colours are areas, two of which one is
-    only thin lines are lines, everything else is like a photo."""
+    """The kind that a hint [3,H,W] of unknown origin looks like: marks of -1 are an inpaint hint's, few
+    colours are areas, two of which one is only thin lines are lines, everything else is like a photo."""
+    # Raw depth may be far below.
+    if -1.1 < picture.min() < -0.5:
+        return "inpaint"
     array = (picture.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.int64)
     colours = torch.unique(array[0] << 16 | array[1] << 8 | array[2])
     if len(colours) > 199:
