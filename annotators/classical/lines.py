@@ -31,7 +31,7 @@ def segments(pictures: Tensor, min_length: float = 20.0) -> Annotation:
     return _drawn(found, min_length, pictures)
 
 
-def hough(pictures: Tensor, votes: int = 50, min_length: float = 30.0, max_gap: float = 5.0) -> Annotation:
+def hough(pictures: Tensor, votes: int = 50, min_length: float = 20.0, max_gap: float = 5.0) -> Annotation:
     """Lines by the probabilistic Hough transform (J. Matas et al. 2000) of canny edges with automatic
     thresholds, of which those stay that run along edges, not across a texture of them.
 

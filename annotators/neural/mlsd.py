@@ -60,8 +60,7 @@ def _maps(pictures: Tensor, net: torch.nn.Module) -> Tensor:
     """The network's maps. It takes RGB in -1..1, and a fourth channel of ones among the bytes 0..255."""
     ones = pictures.new_ones(1, 1, 1, 1).expand(len(pictures), 1, *pictures.shape[-2:])
     asked = torch.cat([pictures * 255.0, ones], 1) / 127.5 - 1.0
-    # Pixel after pixel: its layers are slower otherwise on a CPU.
-    return ask(net, asked.contiguous(memory_format=torch.channels_last))[:, :5]
+    return ask(net, asked)[:, :5]
 
 
 def _drawn(found: list[Tensor], height: int, width: int) -> Tensor:

@@ -238,7 +238,7 @@ ANNOTATOR = Annotator(
         Bool(
             "hands",
             True,
-            "The hands, where the arm is seen: 21 points each. On a CPU each takes half a minute.",
+            "The hands, where the arm is seen: 21 points each. On a CPU each takes some seconds.",
         ),
         Bool("face", True, "The face: 70 points."),
     ),

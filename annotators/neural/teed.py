@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import weights
 from ..networks import network_module
 from ..registry import Annotation, Annotator, WeightFile
+from .layers import in_channels_last
 from .shared import SAFE, as_picture, ask, fused, in_levels
 
 _FILE = WeightFile(
@@ -26,9 +27,7 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
 
 def build_teed(path: Path) -> torch.nn.Module:
     """The network, with one of its published weights."""
-    net = weights.load(network_module("teed.ted").TED(), weights.read(path), path)
-    # As the pictures are, pixel after pixel: its layers are slower otherwise on a CPU.
-    return net.to(memory_format=torch.channels_last)
+    return in_channels_last(weights.load(network_module("teed.ted").TED(), weights.read(path), path))
 
 
 def teed(pictures: Tensor, net: torch.nn.Module, safe: int = 2) -> Annotation:

@@ -145,7 +145,10 @@ ANNOTATOR = Annotator(
     title="Zoe Depth",
     condition="depth",
     kind="depth",
-    description="How far everything is, in metres as the network learned them in rooms; its raw depth is so.",
+    description=(
+        "How far everything is, in metres as the network learned them in rooms; its raw depth is minus the "
+        "metres, so that larger is nearer."
+    ),
     convention="near is white, far is black",
     annotate=zoe,
     parameters=(
