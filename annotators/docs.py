@@ -20,6 +20,7 @@ _BEGIN, _END = "<!-- annotators.docs -->", "<!-- /annotators.docs -->"
 _OUTPUTS = {
     "depth": "the depth as the network gives it, larger is nearer, not within 0..1",
     "labels": "the class of each pixel, its number / 255 as grey; 1 is none",
+    "regions": "the region of each pixel, its number from 1, / 65535 as grey; 0 is none",
     "mask": "the mask, of the hint's size",
     "lines": "the lines of each picture as JSON, [[x0, y0, x1, y1], ...] in pixels of the hint",
     "keypoints": "the poses in OpenPose's format, in pixels of the hint, with scores",
@@ -103,7 +104,8 @@ def _lines(annotator: Annotator) -> Iterator[str]:
         yield "Beside the hint it makes:"
         yield ""
         for name in annotator.makes:
-            yield f"- **{name}**: {_OUTPUTS[name]}."
+            text = "regions" if name == "labels" and annotator.regions else name
+            yield f"- **{name}**: {_OUTPUTS[text]}."
     if annotator.suits:
         yield ""
         yield f"For such ControlNets as {' and '.join(f'`{one}`' for one in annotator.suits)}."

@@ -64,9 +64,9 @@ class Annotation:
 
     picture: the hint [B,3,H,W] in 0..1 (of kind "inpaint" -1 where it is to be painted); None only until
     `Annotator.finish` has made it.
-    depth: [B,H,W], larger is nearer, of any scale. labels: [B,H,W] int64 classes. mask: [B,H,W] in 0..1.
-    lines: for each picture [N,4] segments x0, y0, x1, y1 in pixels. keypoints: for each picture a frame in
-    OpenPose's format (people, canvas_width, canvas_height) in pixels.
+    depth: [B,H,W], larger is nearer, of any scale. labels: [B,H,W] int64, classes or regions. mask: [B,H,W]
+    in 0..1. lines: for each picture [N,4] segments x0, y0, x1, y1 in pixels. keypoints: for each picture a
+    frame in OpenPose's format (people, canvas_width, canvas_height) in pixels.
     """
 
     picture: Tensor | None = None
@@ -93,6 +93,10 @@ class Annotator:
     multiple: `annotate` takes sides that are multiples of it; pictures are padded to one and cut back.
     cpu_pixels: how many pixels go through the network at once on a CPU. So few as by default keep what is
     computed in the caches; of more, large weights are read less often.
+    takes_depth: its pictures are depth maps, and those that reach beyond 0..1, as raw depth does, are brought
+    there by their own range.
+    regions: its labels are the numbers of a picture's regions from 1, 0 where there is none; else they are
+    classes from 0, -1 where there is none.
     batchable: False where pictures are annotated one by one whatever the chunk.
     makes: what its annotations hold beside the picture, of RAW.
     suits: published ControlNets whose hints these are.
@@ -117,6 +121,8 @@ class Annotator:
     batchable: bool = True
     seedable: bool = False
     masked: bool = False
+    takes_depth: bool = False
+    regions: bool = False
     suits: tuple[str, ...] = ()
     aliases: tuple[str, ...] = field(default=())
 

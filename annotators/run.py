@@ -46,14 +46,16 @@ def annotate(
 ) -> Hints:
     """Hints of pictures [B,H,W,C], float (C: 1 grey, 2 grey with opacity, 3 RGB, 4 RGB with opacity).
 
-    What is transparent is black, NaN is 0, and values are clamped to 0..1. Hints have the pictures' size, or
-    exactly `size` (height, width), into which `resize` fits them; pictures are then looked at pixel perfectly
-    (see `fit.pixel_perfect`), or in any case at a short side of `resolution`. Pictures never change their
-    shape for it: sides are padded to the annotator's multiple and cut back.
+    What is transparent is black, NaN is 0, and values are clamped to 0..1; depth maps that reach beyond it
+    are first brought there by the range of each, where an annotator takes depth maps. Hints have the
+    pictures' size, or exactly `size` (height, width), into which `resize` fits them; pictures are then looked
+    at pixel perfectly (see `fit.pixel_perfect`), or in any case at a short side of `resolution`. Pictures
+    never change their shape for it: sides are padded to the annotator's multiple and cut back.
 
     values: the annotator's parameters by name; what is missing is default. net: what `annotator.build` made,
-    in any dtype, on `device` (by default where its first parameter is). seed: picture i gets seed + i. masks:
-    [H,W], [1,H,W] or [B,H,W] for annotators that take them; by default what is transparent in the pictures.
+    in any dtype, on `device` (by default where its first parameter is). seed: picture i gets seed + i, modulo
+    2**64. masks: [H,W], [1,H,W] or [B,H,W] for annotators that take them; by default what is transparent in
+    the pictures.
     chunk: pictures that go through at once, by default as many as likely fit; halved when memory runs out.
     progress: called with (pictures done, all of them) before the first and after each chunk; it may raise.
     Raises ParameterError and AnnotatorError.
@@ -70,11 +72,13 @@ def annotate(
     def made(start: int, stop: int) -> Annotation:
         # Pictures are resized on the CPU; where they are not, the device does everything.
         place = device if looked == source else torch.device("cpu")
-        pictures = _prepared(images[start:stop].detach().to(place), opaque=annotator.masked)
+        some = images[start:stop].detach().to(place)
+        some = _scaled_depth(some) if annotator.takes_depth else some
+        pictures = _prepared(some, opaque=annotator.masked)
         call = dict(given)
         pictures = fit.resize(pictures, looked, "photo").to(device)
         if annotator.seedable:
-            call["seeds"] = [seed + i for i in range(start, stop)]
+            call["seeds"] = [(seed + i) % 2**64 for i in range(start, stop)]
         if masks is not None:
             part = masks[start:stop] if len(masks) > 1 else masks.expand(stop - start, -1, -1, -1)
             call["masks"] = _padded(fit.resize(part, looked, "depth").to(device), annotator.multiple)
@@ -125,6 +129,20 @@ def _chunk(annotator: Annotator, size: Size, device: torch.device) -> int:
         return 1
     pixels = PIXELS if annotator.build is None else pixels_at_once(device, annotator.cpu_pixels)
     return max(1, pixels // (size[0] * size[1]))
+
+
+def _scaled_depth(images: Tensor) -> Tensor:
+    """Depth maps [B,H,W,C] of which those that reach beyond 0..1, as networks give them, are 0 where they are
+    farthest and 1 where nearest; NaN is farthest."""
+    grey = 1 if images.shape[-1] < 3 else 3
+    depth = images[..., :grey].float()
+    finite = depth.isfinite()
+    low = torch.where(finite, depth, torch.inf).amin((1, 2, 3), keepdim=True)
+    high = torch.where(finite, depth, -torch.inf).amax((1, 2, 3), keepdim=True)
+    # By less, the way in overshot: a resized map of 0..1.
+    raw = (low < -0.1) | (high > 1.1)
+    scaled = (depth - low) / (high - low).clamp(min=1e-12)
+    return torch.cat([torch.where(raw, scaled, depth), images[..., grey:].float()], -1)
 
 
 def _prepared(images: Tensor, opaque: bool = False) -> Tensor:

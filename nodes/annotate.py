@@ -114,7 +114,11 @@ _OUTPUTS = {
         tooltip="The depth as the network gives it, larger is nearer, not within 0..1: to compute with.",
     ),
     "labels": lambda: io.Image.Output(
-        display_name="labels", tooltip="The class of each pixel: its number / 255, as grey; 1 is none."
+        display_name="labels",
+        tooltip=(
+            "As grey, the class of each pixel: its number / 255, 1 is none; of SAM its region: the number "
+            "from 1, / 65535, 0 is none."
+        ),
     ),
     "mask": lambda: io.Mask.Output(display_name="mask", tooltip="The mask, of the hint's size."),
     "lines": lambda: io.String.Output(
@@ -128,13 +132,14 @@ _OUTPUTS = {
 }
 
 
-def _raw(hints: Hints, name: str) -> Any:
+def _raw(annotator: Annotator, hints: Hints, name: str) -> Any:
     """What an output of _OUTPUTS holds."""
     value = getattr(hints, name)
+    if name == "labels":
+        # Regions may be more than 255. What is of no class is 255, as in the files of most data sets.
+        value = value / 65535 if annotator.regions else torch.where(value < 0, 255, value) / 255
     if name in ("depth", "labels"):
-        # What is of no class is 255, as in the files of most data sets.
-        grey = torch.where(value < 0, 255, value) / 255 if name == "labels" else value.float()
-        return grey[..., None].expand(-1, -1, -1, 3)
+        return value.float()[..., None].expand(-1, -1, -1, 3)
     if name == "lines":
         return json.dumps([[[round(x, 2) for x in line] for line in one.tolist()] for one in value])
     return value
@@ -213,7 +218,7 @@ class Annotate(io.ComfyNode):
         one = find(own.pop("annotator"))
         hints = _hints(one, image, size, resolution, **own)
         raw = [
-            _raw(hints, name)
+            _raw(one, hints, name)
             if name in one.makes
             else host.blocked(f"{one.id} makes no {name}; choose an annotator that does, or disconnect it.")
             for name in RAW
@@ -241,7 +246,8 @@ def _node_of(annotator: Annotator) -> type[io.ComfyNode]:
 
     def execute(cls: type[io.ComfyNode], image: Any, **given: Any) -> io.NodeOutput:
         hints = _hints(annotator, image, **given)
-        return io.NodeOutput(hints.image, *(_raw(hints, one) for one in annotator.makes), ui=_shown(hints))
+        raw = [_raw(annotator, hints, one) for one in annotator.makes]
+        return io.NodeOutput(hints.image, *raw, ui=_shown(hints))
 
     members = {"define_schema": classmethod(define_schema), "execute": classmethod(execute)}
     return type(annotator.node, (io.ComfyNode,), {"__module__": __name__, **members})

@@ -72,7 +72,10 @@ ANNOTATOR = Annotator(
     title="Normals from Depth",
     condition="normals",
     kind="normals",
-    description="Which way surfaces face, from a depth map. Needs no weights.",
+    description=(
+        "Which way surfaces face, from a depth map: the hint of a depth annotator, or its raw depth, of "
+        "which the nearest is then white and the farthest black. Needs no weights."
+    ),
     convention=(
         "BAE: R left, G up, B to the viewer. MiDaS v1.0: R to the viewer, G up, B left. OpenGL: R right, G "
         "up, B to the viewer. DirectX: R right, G down, B to the viewer"
@@ -97,6 +100,7 @@ ANNOTATOR = Annotator(
         ),
         Float("background", 0.0, 0.0, 1.0, "What is farther than this is flat; 0 leaves all."),
     ),
+    takes_depth=True,
     suits=("lllyasviel/control_v11p_sd15_normalbae", "lllyasviel/sd-controlnet-normal"),
     aliases=("normal map", "depth to normal", "bump"),
 )

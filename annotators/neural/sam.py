@@ -205,6 +205,7 @@ def _entry(id: str, size: str, file: str, sha256: str | None = None) -> Annotato
         batchable=False,
         seedable=True,
         makes=("labels",),
+        regions=True,
         suits=("mfidabel/controlnet-segment-anything",),
         aliases=("segment anything", "sam"),
     )

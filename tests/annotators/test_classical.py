@@ -97,6 +97,23 @@ def test_the_axes_of_normals():
     }
 
 
+def test_raw_depth_gives_the_normals_of_its_picture():
+    """Nearness without a scale, minus metres, and a map of 0..1 beside them; what is no number is far."""
+    _, rows, columns = torch.meshgrid(torch.arange(1), torch.arange(48), torch.arange(64), indexing="ij")
+    near = ((rows / 9).sin() * (columns / 7).cos() + 1) / 2
+    near = (near - near.min()) / (near.max() - near.min())
+    raw = torch.cat([near * 20 + 2, near * 9 - 10, near])[..., None].expand(-1, -1, -1, 3)
+    expected = annotate(find("depth_normals"), near[..., None]).image
+    made = annotate(find("depth_normals"), raw).image
+    assert expected.std((1, 2)).min() > 0.05
+    assert torch.allclose(made, expected.expand_as(made), atol=1e-3)
+    holed, filled = raw[:2].clone(), raw[:2].clone()
+    holed[:, 10:12, 5], filled[:, 10:12, 5] = torch.nan, torch.tensor([2.0, -10.0])[:, None, None]
+    holed[:, 20, 5:9], filled[:, 20, 5:9] = torch.inf, torch.tensor([22.0, -1.0])[:, None, None]
+    both = [annotate(find("depth_normals"), one).image for one in (holed, filled)]
+    assert torch.allclose(*both, atol=1e-4)
+
+
 def test_a_depth_map_of_8_bits_has_no_terraces_and_keeps_its_edges():
     ramp = torch.linspace(0, 0.2, 256)[None, None, :, None].repeat(1, 256, 1, 1)
     ramp[:, 64:128] += 0.5

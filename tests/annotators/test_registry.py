@@ -188,6 +188,21 @@ def test_the_hints_of_several_pictures_have_seeds_of_their_own():
     assert torch.equal(hints[1:2], alone)
 
 
+def test_after_the_largest_seed_comes_0():
+    annotator = find("shuffle")
+    same = blocks(1, 40, 40).expand(2, -1, -1, -1)
+    hints = annotate(annotator, same, {"scale": 16}, seed=2**64 - 1).image
+    assert torch.equal(hints[1:], annotate(annotator, same[:1], {"scale": 16}, seed=0).image)
+    seen = []
+
+    def drawn(pictures, seeds):
+        seen.extend(torch.Generator().manual_seed(seed).initial_seed() for seed in seeds)
+        return find("invert").annotate(pictures)
+
+    annotate(dataclasses.replace(find("invert"), annotate=drawn, seedable=True), same, seed=2**64 - 1)
+    assert seen == [2**64 - 1, 0]
+
+
 def test_annotators_whose_hint_is_the_picture_keep_its_bits():
     """What has more than 8 bits keeps them where nothing needs bytes."""
     fine = torch.rand(1, 16, 16, 3, generator=torch.Generator().manual_seed(0))

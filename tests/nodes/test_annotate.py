@@ -1,5 +1,7 @@
 """The annotators' nodes: Annotate with any of them, a node of each, Fit Hint and Preview Hint."""
 
+import dataclasses
+import importlib
 import json
 
 import pytest
@@ -76,6 +78,22 @@ def test_what_an_annotator_makes_beside_the_hint(run, call, scene):
     assert (grey * 255).round().eq(12).all()
 
 
+def test_the_numbers_of_more_than_255_regions_stay_within_a_picture(nodes):
+    """And 0, no region, is black."""
+    module = importlib.import_module(nodes["CNetCanny"].__module__)
+    numbers = torch.arange(1000).reshape(1, 25, 40)
+
+    invert = module.find("invert")
+
+    def numbered(pictures):
+        return dataclasses.replace(invert.annotate(pictures), labels=numbers)
+
+    entry = dataclasses.replace(invert, annotate=numbered, makes=("labels",), regions=True)
+    _hint, labels = module._node_of(entry).execute(image=torch.rand(1, 25, 40, 3)).args
+    assert labels.shape == (1, 25, 40, 3) and labels.min() == 0 and labels.max() <= 1
+    assert torch.equal((labels[..., 0] * 65535).round().long(), numbers)
+
+
 def test_what_an_annotator_does_not_make_goes_nowhere(run):
     with pytest.raises(NodeError, match="canny makes no depth; choose an annotator that does"):
         run("CNetAnnotate", see=1, image=["scene", 0], annotator="canny")
@@ -119,6 +137,16 @@ def test_a_fitted_hint_stays_what_it_is(call):
     lines[:, 31] = 1
     small = call("CNetFitHint", hint=lines, size={**size, "width": 16, "height": 16})
     assert small[0, :, :, 0].sum(0).eq(1).all()
+
+
+def test_the_marks_of_an_inpaint_hint_stay_when_it_is_fitted_as_what_it_looks_like(call):
+    hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    hint[:, :20, :31] = -1
+    size = {"size": "width and height", "width": 33, "height": 41, "resize_mode": "stretch"}
+    made = call("CNetFitHint", hint=hint, size=size)
+    assert torch.equal(made, call("CNetFitHint", hint=hint, size=size, kind="inpaint"))
+    marked = made.eq(-1)
+    assert marked.any() and (marked | (made >= 0)).all() and torch.equal(marked.any(-1), marked.all(-1))
 
 
 def test_a_preview_shows_hint_and_picture(call, scene):
