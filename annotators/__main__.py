@@ -105,7 +105,7 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def fetched(annotator: Annotator, folder: Path) -> None:
-    """Download what an annotator lacks in a folder, with a bar for each file, and say where its files are."""
+    """Download what an annotator lacks into a folder, with a bar for each file, and say where its files are."""
     bars: dict[WeightFile, tqdm] = {}
 
     def report(weight: WeightFile, came: int, expected: int) -> None:
@@ -162,13 +162,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--workers", choices=["ray"], help="spread the pictures over a Ray cluster")
 
-    fetch = commands.add_parser("fetch", help="download the weights of annotators")
+    fetch = commands.add_parser("fetch", help="download the weights of annotators that are nowhere yet")
     fetch.add_argument("names", nargs="+", metavar="NAME", help="ids of annotators, such as hed")
     fetch.add_argument(
         "--to",
         type=Path,
         metavar="DIR",
-        help=f"the folder, by default the first of ${weights.FOLDERS_VARIABLE} or one in your cache",
+        help=(
+            f"the folder, by default the first of ${weights.FOLDERS_VARIABLE}, that of the ComfyUI in which "
+            "the pack lies, or one in your cache"
+        ),
     )
     return parser
 

@@ -7,8 +7,8 @@ by its repository and name, as a fetch leaves it and as comfyui_controlnet_aux d
 import hashlib
 import os
 import re
+import secrets
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,8 +24,10 @@ from .registry import Annotator, WeightFile
 
 Net = TypeVar("Net", bound=torch.nn.Module)
 
-# Folders to look in, between os.pathsep; and where files go when there are none.
+# Folders to look in, between os.pathsep.
 FOLDERS_VARIABLE = "CNET_ANNOTATORS"
+# The folder among ComfyUI's models.
+HOST_FOLDER = "controlnet_annotators"
 PACK = Path(__file__).resolve().parents[1]
 
 # Files of the same content go by either of these.
@@ -36,10 +38,17 @@ _CHUNK = 1 << 20
 
 
 def default_folders() -> list[Path]:
-    """The folders of the environment variable CNET_ANNOTATORS, or one in the user's cache."""
-    named = [Path(name) for name in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if name]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return named or [cache / "cnet" / "annotators"]
+    """Where weights lie without a host that says so: a fetch puts them into the first of these folders.
+
+    Those of the environment variable CNET_ANNOTATORS; or else that among the models of the ComfyUI in whose
+    custom_nodes the pack lies, if it does, and one in the user's cache.
+    """
+    if named := [Path(name) for name in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if name]:
+        return named
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnet" / "annotators"
+    models = PACK.parents[1] / "models"
+    in_comfyui = PACK.parent.name == "custom_nodes" and models.is_dir()
+    return [models / HOST_FOLDER, cache] if in_comfyui else [cache]
 
 
 def find(weight: WeightFile, folders: Sequence[str | os.PathLike[str]] | None = None) -> Path | None:
@@ -60,7 +69,7 @@ def locate(annotator: Annotator, folders: Sequence[str | os.PathLike[str]] | Non
     folders = default_folders() if folders is None else folders
     found = {weight.file: find(weight, folders) for weight in annotator.weights}
     if missing := [weight for weight in annotator.weights if found[weight.file] is None]:
-        raise WeightsError(_missing_message(annotator, missing[0], Path(next(iter(folders), "."))))
+        raise WeightsError(_missing_message(annotator, missing[0], folders))
     return {name: path for name, path in found.items() if path is not None}
 
 
@@ -135,20 +144,24 @@ def fetch(
     folder: str | os.PathLike[str],
     report: Callable[[WeightFile, int, int], None] | None = None,
     endpoint: str | None = None,
+    folders: Sequence[str | os.PathLike[str]] | None = None,
 ) -> list[Path]:
-    """Download the files of an annotator that the folder lacks; their paths.
+    """Download the files of an annotator that `find` finds neither in the folder nor in other `folders` (by
+    default `default_folders()`) into the folder; where each lies then.
 
     Each is checked against its SHA-256, the one in the registry or else the hub's own, and gets its name only
     when it is whole. report: called with the file, the bytes that came and those expected (0: unknown); what
     it raises ends the download and leaves nothing behind. endpoint: another hub than huggingface_hub's.
     Raises WeightsError.
     """
+    searched = [folder, *(default_folders() if folders is None else folders)]
     paths = []
     for weight in annotator.weights:
-        target = Path(folder, weight.repository, weight.file)
-        if not target.is_file():
-            _download(weight, target, report, endpoint)
-        paths.append(target)
+        path = find(weight, searched)
+        if path is None:
+            path = Path(folder, weight.repository, weight.file)
+            _download(weight, path, report, endpoint)
+        paths.append(path)
     return paths
 
 
@@ -161,7 +174,8 @@ def _download(
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(weight.repository, weight.file, endpoint=endpoint)
-    temporary = None
+    # Not by tempfile, whose files only their owner may read.
+    temporary = target.with_name(f"{target.name}.{secrets.token_hex(8)}.part")
     try:
         about = get_hf_file_metadata(url)
         # The tag of a large file is its SHA-256, that of a small one is git's.
@@ -169,15 +183,13 @@ def _download(
         expected = weight.sha256 or (tag if re.fullmatch("[0-9a-f]{64}", tag) else None)
         digest, came = hashlib.sha256(), 0
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as out:
-            temporary = Path(out.name)
-            with urlopen(about.location, timeout=30) as answer:
-                while piece := answer.read(_CHUNK):
-                    out.write(piece)
-                    digest.update(piece)
-                    came += len(piece)
-                    if report is not None:
-                        report(weight, came, about.size or 0)
+        with open(temporary, "xb") as out, urlopen(about.location, timeout=30) as answer:
+            while piece := answer.read(_CHUNK):
+                out.write(piece)
+                digest.update(piece)
+                came += len(piece)
+                if report is not None:
+                    report(weight, came, about.size or 0)
         if about.size is not None and came != about.size:
             raise WeightsError(f"{url} broke off after {came} of {about.size} bytes; fetch it again.")
         if expected is not None and digest.hexdigest() != expected:
@@ -195,8 +207,7 @@ def _download(
             f"{_first_line(error)}. Check the connection, or put the file there yourself."
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _candidates(weight: WeightFile, folder: Path) -> Iterator[Path]:
@@ -216,11 +227,15 @@ def _in_hub_cache(weight: WeightFile) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _missing_message(annotator: Annotator, weight: WeightFile, folder: Path) -> str:
+def _missing_message(
+    annotator: Annotator, weight: WeightFile, folders: Sequence[str | os.PathLike[str]]
+) -> str:
+    searched = ", ".join(map(os.fspath, folders))
+    folder = Path(next(iter(folders), "."))
     target = folder / weight.repository / weight.file
     return (
         f"{annotator.title} needs {weight.file} of the repository {weight.repository}, which is neither in "
-        f"the folder {folder} nor in the hub's cache. Put it at {target}, or in {PACK} run: "
+        f"{searched} nor in the hub's cache. Put it at {target}, or in {PACK} run: "
         f'python -m annotators fetch {annotator.id} --to "{folder}"'
     )
 

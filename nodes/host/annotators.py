@@ -33,7 +33,8 @@ def annotator_network(annotator: Annotator, dtype: str = "fp32") -> Resident[tor
     device = comfy.model_management.get_torch_device()
     paths = weights.locate(annotator, annotator_folders())
     files = tuple((str(path), os.stat(path).st_mtime_ns, os.stat(path).st_size) for path in paths.values())
-    key = (annotator.id, files, dtype, device)
+    # Annotators of one network share it.
+    key = (annotator.build, files, dtype, device)
     if key not in _networks:
         net = weights.build(annotator, annotator_folders())
         assert net is not None
@@ -50,14 +51,13 @@ def fetch_annotator(annotator: Annotator) -> None:
 
     The user can cancel it. Raises WeightsError.
     """
-    if all(weights.find(weight, annotator_folders()) for weight in annotator.weights):
-        return
     bars: dict[WeightFile, Callable[[int, int], None]] = {}
 
     def report(weight: WeightFile, came: int, expected: int) -> None:
         bars.setdefault(weight, annotation_progress())(came, expected or came)
 
-    weights.fetch(annotator, annotator_folders()[0], report)
+    folders = annotator_folders()
+    weights.fetch(annotator, folders[0], report, folders=folders)
 
 
 def annotation_progress() -> Callable[[int, int], None]:

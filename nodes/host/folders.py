@@ -4,12 +4,14 @@ from pathlib import Path
 
 import folder_paths
 
+from ...annotators import weights
+
 PACK = Path(__file__).resolve().parents[2]
 MINI_WEIGHTS = PACK / "demo" / "weights"
 EXAMPLES = PACK / "workflows" / "inputs"
 
 # The host's kind of models for annotators: a folder of this name, and what extra_model_paths adds to it.
-ANNOTATORS = "controlnet_annotators"
+ANNOTATORS = weights.HOST_FOLDER
 
 
 def register_model_folders() -> None:
@@ -34,8 +36,10 @@ def controlnet_path(name: str) -> str:
 
 
 def annotator_folders() -> list[str]:
-    """Where weights of annotators lie; the first is where they are downloaded to."""
-    return folder_paths.get_folder_paths(ANNOTATORS)
+    """Where weights of annotators lie: the host's folders, the first of which is where they are downloaded
+    to, and those where the shell looks for them."""
+    shells = map(str, weights.default_folders())
+    return list(dict.fromkeys([*folder_paths.get_folder_paths(ANNOTATORS), *shells]))
 
 
 def input_files(suffix: str) -> list[str]:

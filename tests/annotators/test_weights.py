@@ -5,6 +5,7 @@ import os
 import random
 import threading
 import warnings
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -85,12 +86,29 @@ def test_folders_come_from_the_environment(tmp_path, monkeypatch):
     assert weights.locate(annotator()) == {"net.pth": tmp_path / "net.pth"}
 
 
+def test_the_folder_of_the_comfyui_around_the_pack_comes_before_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.delenv("CNET_ANNOTATORS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cache = tmp_path / "cache/cnet/annotators"
+    for pack in ("ComfyUI/custom_nodes/cnet", "elsewhere/custom_nodes/cnet", "ComfyUI/cnet"):
+        (tmp_path / pack).mkdir(parents=True)
+    models = tmp_path / "ComfyUI/models"
+    models.mkdir()
+    monkeypatch.setattr(weights, "PACK", tmp_path / "ComfyUI/custom_nodes/cnet")
+    assert weights.default_folders() == [models / "controlnet_annotators", cache]
+    for pack in ("elsewhere/custom_nodes/cnet", "ComfyUI/cnet"):
+        monkeypatch.setattr(weights, "PACK", tmp_path / pack)
+        assert weights.default_folders() == [cache]
+
+
 def test_a_missing_file_is_named_with_repository_folder_and_command(tmp_path):
     with pytest.raises(WeightsError) as raised:
         weights.build(annotator(), [tmp_path])
     message = str(raised.value)
     assert all(part in message for part in ("net.pth", "someone/Nets", str(tmp_path)))
     assert f'python -m annotators fetch line --to "{tmp_path}"' in message
+    with pytest.raises(WeightsError, match=f"neither in {tmp_path}, {tmp_path / 'b'} nor"):
+        weights.build(annotator(), [tmp_path, tmp_path / "b"])
 
 
 def truncated(path):
@@ -222,6 +240,35 @@ def test_a_file_that_is_there_is_not_fetched_again(tmp_path):
     target.write_bytes(b"kept")
     weights.fetch(annotator(), tmp_path, endpoint="http://127.0.0.1:9")
     assert target.read_bytes() == b"kept"
+
+
+def test_only_files_that_are_nowhere_are_fetched(tmp_path, hub):
+    """Not those in another folder, nor in the hub's cache."""
+    one = annotator()
+    files_ = [WeightFile("someone/Nets", name, "MIT") for name in ("there.pth", "cached.pth")]
+    one = replace(one, weights=(files_[0], *one.weights, files_[1]))
+    there = tmp_path / "other/there.pth"
+    cached = tmp_path / "hub/models--someone--Nets/snapshots/abc/cached.pth"
+    refs = tmp_path / "hub/models--someone--Nets/refs"
+    for folder in (there.parent, cached.parent, refs):
+        folder.mkdir(parents=True)
+    there.touch()
+    cached.touch()
+    (refs / "main").write_text("abc")
+    fetched = weights.fetch(one, tmp_path / "to", endpoint=hub[0], folders=[tmp_path / "other"])
+    assert fetched == [there, tmp_path / "to/someone/Nets/net.pth", cached]
+    assert files(tmp_path / "to") == fetched[1:2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_a_fetched_file_may_be_read_by_whom_the_umask_says(tmp_path, hub, mask):
+    kept = os.umask(mask)
+    try:
+        (path,) = weights.fetch(annotator(), tmp_path, endpoint=hub[0])
+    finally:
+        os.umask(kept)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 @pytest.mark.parametrize(

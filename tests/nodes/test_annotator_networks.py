@@ -30,8 +30,8 @@ def folder(host, tmp_path):
     folders[:] = kept
 
 
-def annotator(weights, name: str):
-    def build(paths):
+def annotator(weights, name: str, build=None):
+    def own(paths):
         (path,) = paths.values()
         return weights.load(torch.nn.Linear(2, 2), weights.read(path), path)
 
@@ -43,7 +43,7 @@ def annotator(weights, name: str):
         description="",
         convention="",
         annotate=lambda pictures, net: None,
-        build=build,
+        build=build or own,
         weights=(weights.WeightFile("someone/Nets", "net.pth", "MIT"),),
     )
 
@@ -66,6 +66,25 @@ def test_a_network_is_kept_until_its_file_changes_or_others_come(host, annotator
     for name in "abcd":
         host.annotator_network(annotator(annotators, name))
     assert host.annotator_network(one) is not second
+
+
+def test_annotators_of_one_network_share_it(host, annotators, folder):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), folder / "net.pth")
+    one = annotator(annotators, "one")
+    assert host.annotator_network(annotator(annotators, "two", one.build)) is host.annotator_network(one)
+    assert host.annotator_network(annotator(annotators, "three")) is not host.annotator_network(one)
+
+
+def test_what_the_shell_fetched_is_found(host, annotators, folder, tmp_path_factory, monkeypatch):
+    """In its folders, after the host's own, which are where downloads go."""
+    shells = tmp_path_factory.mktemp("shell")
+    monkeypatch.setenv("CNET_ANNOTATORS", str(shells))
+    torch.save({"weight": torch.ones(2, 2), "bias": torch.zeros(2)}, shells / "net.pth")
+    assert host.annotator_folders() == [str(folder), str(shells)]
+    one = annotator(annotators, "one")
+    host.fetch_annotator(one)
+    assert host.annotator_network(one).ready().weight.eq(1).all()
+    assert not list(folder.iterdir())
 
 
 def test_a_missing_file_is_an_error_that_names_the_hosts_folder(host, annotators, folder):
