@@ -7,14 +7,17 @@ from torch import Tensor
 from ..errors import HintError
 
 
-def prepare_hint(image: Tensor, channels: int = 3) -> Tensor:
-    """A hint [B,channels,H,W] in 0..1 of an image [B,C,H,W].
+def prepare_hint(image: Tensor, channels: int = 3, lowest: float = -1.0) -> Tensor:
+    """A hint [B,channels,H,W] in lowest..1 of an image [B,C,H,W].
 
     An image of as many channels as the network wants passes as it is. A network of three channels or one also
     takes the other pictures: of four channels the last is opacity, laid over black, the background of every
     hint; grey is repeated into three channels; colour becomes its luminance (ITU-R BT.601), which for a grey
     map in three channels is the map. Networks of other numbers read what no picture tells (a mask, several
-    maps) and take only images of just that number. Values are clamped to 0..1; the image is not changed.
+    maps) and take only images of just that number. The image is not changed.
+
+    lowest: values are clamped to it and to 1. -1 is no colour: an inpaint ControlNet reads it as a place to
+    paint. 0 for what sees a picture, such as a VAE.
     Raises HintError for another number of channels, an empty batch, and values that are not finite.
     """
     if image.ndim != 4 or 0 in image.shape:
@@ -28,12 +31,12 @@ def prepare_hint(image: Tensor, channels: int = 3) -> Tensor:
             "the control image contains values that are not finite numbers (NaN or infinity); the node that "
             "made it failed. Look at its output with a preview, and check its inputs and precision."
         )
-    image = image.float().clamp(0.0, 1.0)
+    image = image.float().clamp(lowest, 1.0)
     if found == channels:
         return image
     if channels in (1, 3) and found in (1, 3, 4):
         if found == 4:
-            image = image[:, :3] * image[:, 3:]
+            image = image[:, :3] * image[:, 3:].clamp(min=0.0)
         if image.shape[1] == channels:
             return image
         return image.expand(-1, 3, -1, -1) if channels == 3 else luminance(image)

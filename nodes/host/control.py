@@ -54,7 +54,8 @@ class Control(ResidualControl):
 
     def prepared(self, hint: Tensor) -> Tensor:
         """A hint [B,C,H,W] with the channels that the network wants."""
-        return prepare_hint(hint, 3 if self.network.net.latent_hint else self.network.net.hint_channels)
+        net = self.network.net
+        return prepare_hint(hint, 3, lowest=0.0) if net.latent_hint else prepare_hint(hint, net.hint_channels)
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         super().pre_run(model, percent_to_timestep_function)

@@ -52,7 +52,9 @@ class HostControl(ResidualControl):
         vae: Any = None,
         extra_concat: list[Tensor] = [],  # noqa: B006 (the host's signature)
     ) -> "HostControl":
-        cond_hint = prepare_hint(cond_hint, foreign.hint_channels(self.inner))
+        # What a VAE encodes is a picture; other hints may hold -1, as inpaint ControlNets read it.
+        lowest = -1.0 if self.inner.latent_format is None else 0.0
+        cond_hint = prepare_hint(cond_hint, foreign.hint_channels(self.inner), lowest)
         super().set_cond_hint(cond_hint, strength, timestep_percent_range, vae, extra_concat)
         self.prepared = foreign.kept_hints(self.inner, cond_hint, vae, extra_concat)
         # The strength and the range are applied here, so the inner control acts always and in full.

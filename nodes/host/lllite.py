@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.patcher_extension
+from torch import Tensor
 
+from ...cnet_core.control.hint import prepare_hint
 from ...cnet_core.control.lllite import Change, add_patches, corrections, layers_changed
 from ..answers import Parts
 from .calls import Call
@@ -19,6 +21,10 @@ class LLLiteControl(Control):
     Its patches and wrapper are put into the options of the call that is being answered, which the host makes
     anew for each call, so nothing of them outlives it.
     """
+
+    def prepared(self, hint: Tensor) -> Tensor:
+        # Its network scales 0..1 to -1..1 by itself.
+        return prepare_hint(hint, self.network.net.hint_channels, lowest=0.0)
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         super().pre_run(model, percent_to_timestep_function)

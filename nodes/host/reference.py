@@ -69,7 +69,7 @@ class ReferenceControl(Steered):
         return other
 
     def set_cond_hint(self, cond_hint: Tensor, *args: Any, **options: Any) -> "ReferenceControl":
-        super().set_cond_hint(prepare_hint(cond_hint), *args, **options)
+        super().set_cond_hint(prepare_hint(cond_hint, lowest=0.0), *args, **options)
         self.latents = {}
         return self
 

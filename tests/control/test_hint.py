@@ -21,11 +21,28 @@ def test_rgb_passes_unchanged():
     assert torch.equal(prepare_hint(image), image)
 
 
-def test_values_outside_0_to_1_are_cut_off_and_the_image_stays_as_it_was():
-    image = picture(3) * 3 - 1
+@pytest.mark.parametrize("lowest", [-1.0, 0.0])
+def test_values_beyond_the_range_are_cut_off_and_the_image_stays_as_it_was(lowest):
+    image = picture(3) * 4 - 2
     before = image.clone()
-    assert torch.equal(prepare_hint(image), before.clamp(0, 1))
+    assert torch.equal(prepare_hint(image, lowest=lowest), before.clamp(lowest, 1))
     assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("wanted", [1, 3])
+@pytest.mark.parametrize("found", [1, 3, 4])
+def test_what_an_inpaint_hint_marks_stays_marked(found, wanted):
+    image = picture(found)
+    image[:, :3, 2:] = -1
+    if found == 4:
+        image[:, 3] = 1
+    hint = prepare_hint(image, wanted)
+    assert torch.allclose(hint[:, :, 2:], torch.tensor(-1.0)) and hint[:, :, :2].min() >= 0
+
+
+def test_an_opacity_below_0_is_transparent():
+    image = -torch.ones(1, 4, 2, 2)
+    assert not prepare_hint(image).any()
 
 
 def test_grey_fills_three_channels():

@@ -82,7 +82,34 @@ def grey_hint_for_a_hosts_control(b: Any) -> bool:
 
 
 def values_beyond_the_range(b: Any) -> bool:
-    return equal(b.with_hint(b.hint * 3 - 1), b.with_hint((b.hint * 3 - 1).clamp(0, 1)))
+    far = b.hint * 4 - 2
+    return equal(b.with_hint(far), b.with_hint(far.clamp(-1, 1)))
+
+
+def inpaint_hint(b: Any) -> bool:
+    """-1 reaches the network through our apply node and the host's, ours and a host's."""
+    marks = torch.zeros(1, 32, 40)
+    marks[:, :16] = 1
+    hint, black = (
+        b.call("CNetInpaint", image=b.hint, mask=marks, mark=mark)[0] for mark in ("minus one", "black")
+    )
+    assert hint.min() == -1 and black.min() == 0
+    for control in (b.control, Adapter()):
+        drawn, darker = (b.draw(**b.apply(b.prompts, control, image)) for image in (hint, black))
+        held = b.apply(b.prompts, control, hint)["positive"][0][1]["control"]
+        held = held.copy().set_cond_hint(hint.movedim(-1, 1))
+        by_host = {kind: [[t, {**o, "control": held}] for t, o in v] for kind, v in b.prompts.items()}
+        if torch.equal(drawn, darker) or not equal(b.draw(**by_host), drawn):
+            return False
+    return True
+
+
+def marks_on_the_way_to_a_vae(b: Any) -> bool:
+    class Vae:
+        """Told apart by identity alone."""
+
+    control = b.apply(b.prompts, ForFlux(latent_format=object()), b.hint - 0.5, vae=Vae())
+    return float(control["positive"][0][1]["control"].cond_hint_original.min()) == 0
 
 
 def fewer_hints_than_pictures(b: Any) -> bool:
@@ -185,7 +212,9 @@ HANDLED = {
     "RGBA hint for a host's control: laid over black": rgba_hint_for_a_hosts_control,
     "grey hint: repeated into three channels": grey_hint,
     "grey hint for a host's control: repeated into three channels": grey_hint_for_a_hosts_control,
-    "hint values beyond 0..1: clamped": values_beyond_the_range,
+    "hint values beyond -1..1: clamped": values_beyond_the_range,
+    "-1 in an inpaint hint: handed on": inpaint_hint,
+    "-1 in a hint that a VAE encodes: black": marks_on_the_way_to_a_vae,
     "fewer hints than pictures: from the first one again": fewer_hints_than_pictures,
     "more hints than pictures: the first ones": more_hints_than_pictures,
     "hint of another size: fitted": hint_of_another_size,

@@ -195,6 +195,17 @@ def plain_equals_the_hosts(b: Bench) -> None:
     same(b.draw(b.ours(), batch=2), b.draw(b.hosts(), batch=2), 1e-5)
 
 
+def an_inpaint_hint_is_handed_on(b: Bench) -> None:
+    """-1 reaches a network that reads pixels, under the host's apply node and ours."""
+    if b.vae is not None:
+        raise NotMeantError
+    hint = b.hint.clone()
+    hint[:, : hint.shape[1] // 2] = -1
+    theirs = b.draw(b.hosts(image=hint))
+    differs(theirs, b.draw(b.hosts(image=hint.clamp(min=0))))
+    same(b.draw(b.ours(image=hint)), theirs, 1e-5)
+
+
 def silence_is_absence(b: Bench) -> None:
     bare = b.draw(b.prompts)
     assert b.ours(strength=0.0) == b.prompts
@@ -421,6 +432,7 @@ def strengths_go_by_time_and_frame(b: Bench) -> None:
 
 CHECKS = [
     plain_equals_the_hosts,
+    an_inpaint_hint_is_handed_on,
     silence_is_absence,
     a_half_mask_acts_on_its_half,
     each_block_has_its_weight,
