@@ -12,7 +12,8 @@ from ..cnet_core.control.reuse import EXACT, Reuse
 from ..cnet_core.control.weighting import Weighting
 from ..cnet_core.errors import BaseMismatchError, ControlError, HintError
 from ..cnet_core.networks.config import UNetConfig
-from .host import Control, HostControl, MergedControl, Steered
+from ..cnet_core.networks.union import check_types
+from .host import Control, HostControl, MergedControl, Steered, union_types
 
 
 def check_conditioning(control: Steered, conditioning: list) -> None:
@@ -58,7 +59,8 @@ def with_hint(
     """A copy of a CONTROL_NET, ours or the host's, that holds this hint IMAGE [B,H,W,C] and these settings.
 
     image: None for a CONTROL_NET that holds its hints already. Raises HintError for a missing hint, or one
-    too many, and for a missing VAE; ControlError for something else in place of the CONTROL_NET.
+    too many, and for a missing VAE; ControlError for something else in place of the CONTROL_NET, and for a
+    union type that its file lacks.
     """
     if not hasattr(control_net, "set_cond_hint"):
         # Loaders of other packs give None for a file that they do not know.
@@ -78,6 +80,7 @@ def with_hint(
         raise HintError(
             "this ControlNet reads its hint as a latent; connect the base model's VAE to the vae input."
         )
+    _check_type(control_net)
     control = control_net.copy()
     if not isinstance(control, Steered):
         control = HostControl(control)
@@ -87,6 +90,15 @@ def with_hint(
     control.set_cond_hint(hint, timing.strength, span, vae=vae)
     control.weighting, control.reuse = weighting, reuse
     return control
+
+
+def _check_type(control_net: Any) -> None:
+    """Raise ControlError for a type that the host's Set Union ControlNet Type chose and the file lacks."""
+    native = control_net.network.net if isinstance(control_net, Control) else None
+    count = getattr(native, "types", 0) or union_types(control_net)
+    # The host's node may be wired to any ControlNet, and tells those without types nothing.
+    if count:
+        check_types(control_net.extra_args.get("control_type") or [], count)
 
 
 def attach(control: Any, positive: list, negative: list) -> tuple[list, list]:

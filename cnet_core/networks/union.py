@@ -52,7 +52,7 @@ def check_types(types: Sequence[int], count: int) -> None:
             known = ", ".join(type_name(n) for n in range(count))
             raise ControlError(
                 f"this union ControlNet has no type {type_name(number)}; it has {count} types: {known}. "
-                "Choose one of these, or a file that has the type (ProMax has tile and repaint too)."
+                "Choose one of these, or a file that has the type (of those for SDXL, ProMax has them all)."
             )
         if types.count(number) > 1:
             raise ControlError(

@@ -249,6 +249,13 @@ def broken(b: Any, value: float) -> torch.Tensor:
     return torch.full_like(b.hint, value)
 
 
+def of_type(control: Any, number: int) -> Any:
+    """As the host's Set Union ControlNet Type gives it."""
+    control = control.copy()
+    control.set_extra_arg("control_type", [number])
+    return control
+
+
 REFUSED = {
     "prompt of another base": (
         lambda b: b.apply(b.prompts, b.load("wide_text"), b.hint),
@@ -306,6 +313,18 @@ REFUSED = {
     "union type that the file lacks": (
         lambda b: b.call("CNetUnionHints", control_net=b.load("union"), tile=b.hint),
         ["no type tile", "6 types", "Choose one of these"],
+    ),
+    "union type that the file lacks, by the host's node": (
+        lambda b: b.apply(b.prompts, of_type(b.load("union"), 6), b.hint),
+        ["no type tile", "6 types: openpose, depth", "Choose one of these"],
+    ),
+    "union type that a host's file lacks": (
+        lambda b: b.apply(b.prompts, of_type(ForFlux(types=7), 7), b.hint),
+        ["no type repaint", "7 types: openpose, depth", "tile. Choose one of these"],
+    ),
+    "union type that a host's file lacks, of a unit": (
+        lambda b: b.unit(of_type(ForFlux(types=7), 7), b.hint),
+        ["no type repaint", "Choose one of these"],
     ),
     "union type for a ControlNet without types": (
         lambda b: b.call("CNetUnionHints", control_net=b.control, canny=b.hint),
@@ -452,7 +471,7 @@ class ForFlux(Adapter):
         self.control_model.num_union_modes = types
 
     def copy(self) -> "ForFlux":
-        other = ForFlux()
+        other = ForFlux(types=self.control_model.num_union_modes)
         self.copy_to(other)
         return other
 

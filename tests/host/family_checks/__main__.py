@@ -359,6 +359,8 @@ def the_hosts_union_type_is_kept(b: Bench) -> None:
         same(b.draw(b.ours(control_net=control)), theirs, 1e-5)
         assert not any(torch.equal(theirs, other) for other in pictures), kind
         pictures.append(theirs)
+    unknown = node.execute(b.control, "repaint").args[0]
+    refused(lambda: b.ours(control_net=unknown), "no type repaint", "7 types", "Choose one")
 
 
 def another_kind_of_base_is_refused(b: Bench) -> None:
