@@ -60,6 +60,11 @@ def fit_mask(mask: Tensor, height: int, width: int, block: tuple[int, int] | Non
     return F.interpolate(mask[:, None], (rows, columns), mode="area")[:, 0]
 
 
+def leaves_some(mask: Tensor, height: int, width: int) -> list[bool]:
+    """For each mask [M,H,W] whether anything of it is above 0 in a picture of this shape."""
+    return cut_to_shape(mask, height, width).flatten(1).any(dim=1).tolist()
+
+
 def token_grid(tokens: int, height: int, width: int) -> tuple[int, int]:
     """(rows, columns) of `tokens` that cover a latent of this size in square patches, rounded up.
 

@@ -102,11 +102,19 @@ class Weighting:
         """The factor of a side, given as in the host's cond_or_uncond."""
         return self.cond_gain if side == COND else self.uncond_gain
 
-    def rows(self, strength: float, sides: Sequence[int], frames: Sequence[int]) -> list[float]:
-        """The strength of each row of a batch: for every side (the host's cond_or_uncond), every frame."""
-        return [
-            strength * self.gain(side) * self.schedule.of_frame(frame) for side in sides for frame in frames
-        ]
+    def rows(
+        self,
+        strength: float,
+        sides: Sequence[int],
+        frames: Sequence[int],
+        seen: Sequence[bool] = (True,),
+    ) -> list[float]:
+        """The strength of each row of a batch: for every side (the host's cond_or_uncond), every frame.
+
+        seen: for each mask whether it leaves anything of the picture, as `leaves_some` tells.
+        """
+        factors = [self.schedule.of_frame(frame) if seen[frame % len(seen)] else 0.0 for frame in frames]
+        return [strength * self.gain(side) * factor for side in sides for factor in factors]
 
     def weigh(
         self,

@@ -66,6 +66,13 @@ class Call:
             return self.window[1]
         return tuple(range(self.batch))
 
+    @property
+    def total(self) -> int:
+        """How many latents the whole batch has, of which a context window may be a part."""
+        if self.window is not None and self.window[0] == 0:
+            return self.options["context_window"].total_frames
+        return self.batch
+
     @cached_property
     def row_names(self) -> list[Hashable]:
         """For each row what tells it from all others of a run: its prompt, its place, its frame.
@@ -79,14 +86,10 @@ class Call:
         place = tuple(self.x.shape[1:]), window
         return [(*prompt, place, frame) for prompt in prompts for frame in self.frames]
 
-    def picked(self, chunks: Sequence[int]) -> "Call":
-        """The same question for some of its chunks."""
-        if len(chunks) == self.chunks:
-            return self
-        return self.at_rows([c * self.batch + i for c in chunks for i in range(self.batch)], chunks)
-
     def at_rows(self, rows: Sequence[int], chunks: Sequence[int]) -> "Call":
         """The same question for some of its rows, equally many of each of these chunks."""
+        if list(rows) == list(range(self.x.shape[0])):
+            return self
 
         def picked(value: Any) -> Any:
             if isinstance(value, Tensor) and value.ndim and value.shape[0] == self.x.shape[0]:
@@ -99,7 +102,9 @@ class Call:
             if name in options:
                 options[name] = [options[name][c] for c in chunks]
         cond = {n: picked(v) if n != "transformer_options" else options for n, v in self.cond.items()}
-        return Call(picked(self.x), picked(self.t), cond, len(chunks), options)
+        asked = Call(picked(self.x), picked(self.t), cond, len(chunks), options)
+        asked.frames = tuple(self.frames[row % self.batch] for row in rows[: asked.batch])
+        return asked
 
 
 @dataclass(eq=False)
@@ -119,13 +124,16 @@ class Run:
     # By batch of texts, the row of the same text that stands for each row.
     alike: dict[Any, list[int]] = field(default_factory=dict)
     masks: dict[Any, Tensor] = field(default_factory=dict)
+    # By the picture's size, for each mask whether it leaves anything.
+    seen: dict[Any, list[bool]] = field(default_factory=dict)
     # What was said at earlier steps, of a control that is not computed at each.
     past: Any = None
     loaded: bool = False
 
     def forget(self) -> None:
         """Let go of everything; the host asks no more."""
-        self.features, self.texts, self.alike, self.masks, self.past = {}, {}, {}, {}, None
+        self.features, self.texts, self.alike, self.masks, self.seen = {}, {}, {}, {}, {}
+        self.past = None
 
 
 def window_of(image: Tensor, call: Call) -> Tensor:

@@ -1,5 +1,6 @@
 """A control network of the pack's own, as the host calls it at every step."""
 
+import math
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
@@ -113,7 +114,7 @@ class Control(ResidualControl):
         """The encoded hint for each latent of the call's batch [B,...], computed once per run."""
         assert self.run is not None
         height, width = call.x.shape[-2:]
-        key = (height, width, call.window if call.window and call.window[0] >= 2 else None)
+        key = (height, width, call.window if call.window and call.window[0] >= 2 else None, call.total)
         if key not in self.run.features:
             self.run.features[key] = self._encode(call, height, width)
         features = self.run.features[key]
@@ -135,8 +136,10 @@ class Control(ResidualControl):
         # The host's node may be wired to any ControlNet, and tells those without types nothing.
         if not typed or not hasattr(net, "encode_hints"):
             return net.encode_hint(self._at_size(self.cond_hint_original, call, height, width))
-        most = max(hint.shape[0] for hint in typed.values())
-        hints = [self._at_size(spread(hint, most), call, height, width) for hint in typed.values()]
+        # Hints of unlike numbers of pictures, each from its first one again, come round together at the least
+        # common multiple.
+        count = min(math.lcm(*(hint.shape[0] for hint in typed.values())), call.total)
+        hints = [self._at_size(spread(hint, count), call, height, width) for hint in typed.values()]
         return net.encode_hints(hints, list(typed))
 
     def _at_size(self, hint: Tensor, call: Call, height: int, width: int) -> Tensor:

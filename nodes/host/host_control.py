@@ -113,13 +113,13 @@ class HostControl(ResidualControl):
     def compute(
         self, controls: Sequence["HostControl"], call: Call, rows: Sequence[list[float]]
     ) -> list[Said | None]:
-        """Of each chunk all rows, or none."""
+        """Of each chunk the same frames, or none: an inner control takes equally many for all."""
         ((batch, strengths),) = [(call.batch, own) for own in rows]
         chunks = [c for c in range(call.chunks) if any(strengths[c * batch : (c + 1) * batch])]
-        answer = self._ask(call.picked(chunks))
-        if answer is None:
-            return [None]
-        return [Said([c * batch + i for c in chunks for i in range(batch)], answer)]
+        frames = [i for i in range(batch) if any(strengths[c * batch + i] for c in chunks)]
+        asked = [c * batch + i for c in chunks for i in frames]
+        answer = self._ask(call.at_rows(asked, chunks))
+        return [None if answer is None else Said(asked, answer)]
 
     def _ask(self, call: Call) -> Answer | None:
         """The inner control's answer, with the hints of the frames that are being sampled.

@@ -108,10 +108,12 @@ class ReferenceControl(Steered):
         latent, noise = self._reference(call)
         batch, count = call.batch, latent.shape[0]
         chunks = [c for c in range(call.chunks) if any(rows[c * batch : (c + 1) * batch])]
-        images = sorted({frame % count for frame in call.frames})
+        images = sorted({call.frames[i % batch] % count for i, row in enumerate(rows) if row})
         recording = self._write(call, chunks, images, latent, noise)
         sources = [
-            chunks.index(c) * len(images) + images.index(frame % count) if c in chunks else 0
+            chunks.index(c) * len(images) + images.index(frame % count)
+            if c in chunks and frame % count in images
+            else 0
             for c in range(call.chunks)
             for frame in call.frames
         ]

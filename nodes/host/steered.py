@@ -17,7 +17,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...cnet_core.control.mask import fit_mask, token_grid
+from ...cnet_core.control.mask import fit_mask, leaves_some, token_grid
 from ...cnet_core.control.merge import Rule
 from ...cnet_core.control.reuse import Reuse
 from ...cnet_core.control.schedule import Clock
@@ -131,7 +131,18 @@ class Steered(comfy.controlnet.ControlBase):
         # Asked only where it matters: reading a noise level makes the host wait for its device.
         if weighting.timed:
             strength = weighting.strength_when(call.sigma, self.timestep_range, self._percent)
-        return weighting.rows(strength, call.sides, call.frames)
+        if strength == 0 or weighting.mask is None:
+            return weighting.rows(strength, call.sides, call.frames)
+        return weighting.rows(strength, call.sides, call.frames, self._seen(weighting.mask, call))
+
+    def _seen(self, mask: Tensor, call: Call) -> list[bool]:
+        """For each mask whether it leaves anything of the picture; looked at once per run."""
+        assert self.run is not None
+        size = tuple(call.x.shape[-2:])
+        key = (size, call.window if call.window and call.window[0] >= 2 else None)
+        if key not in self.run.seen:
+            self.run.seen[key] = leaves_some(window_of(mask, call), *size)
+        return self.run.seen[key]
 
     def _percent(self, sigma: float) -> float:
         """The share of sampling done at a noise level."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnet_core.control.blocks import PRESETS, BlockWeights
-from cnet_core.control.mask import fit_mask, prepare_mask, token_grid
+from cnet_core.control.mask import fit_mask, leaves_some, prepare_mask, token_grid
 from cnet_core.control.schedule import INTERPOLATIONS, Clock, Keyframe, Keyframes, Schedule
 from cnet_core.control.timing import Timing
 from cnet_core.control.weighting import BALANCES, Weighting, effective_strengths
@@ -128,6 +128,14 @@ def test_tokens_are_laid_out_as_square_patches():
 def test_rows_are_sides_times_frames():
     weighting = Weighting(Timing(2.0), Schedule(over_frames=(1.0, 0.5)), cond_gain=1.0, uncond_gain=0.25)
     assert weighting.rows(2.0, [UNCOND, COND], [0, 1]) == [0.5, 0.25, 2.0, 1.0]
+
+
+def test_rows_whose_mask_leaves_nothing_have_no_strength():
+    assert Weighting().rows(1.0, [1, 0], [0, 1, 2], seen=[True, False]) == [1, 0, 1, 1, 0, 1]
+    mask = torch.zeros(2, 8, 8)
+    mask[0, 0], mask[1, 4] = 1, 1
+    assert leaves_some(mask, 8, 8) == [True, True]
+    assert leaves_some(mask, 4, 8) == [False, True]
 
 
 def test_blocks_are_counted_without_the_empty_places():

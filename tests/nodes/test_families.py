@@ -77,6 +77,20 @@ def test_a_union_network_takes_hints_of_several_kinds_in_one_pass(prompts, draw,
     assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
 
 
+def test_each_union_hint_goes_round_by_its_own_number_of_pictures(prompts, draw, load, apply, call, hint):
+    """Of two the fourth latent has the second again, of three the first."""
+    two, three = torch.cat([hint, 1 - hint]), torch.cat([hint, hint / 2, 1 - hint])
+
+    def drawn(canny: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+        union = call("CNetUnionHints", control_net=load("union"), canny=canny, depth=depth)
+        return draw(**apply(prompts, union, None, strength=10.0), batch=4)
+
+    found = drawn(two, three)
+    for i in range(4):
+        alone = drawn(two[i % 2 : i % 2 + 1], three[i % 3 : i % 3 + 1])
+        torch.testing.assert_close(found[i], alone[i], rtol=0, atol=1e-4)
+
+
 def test_the_hosts_own_way_to_set_a_type_does_the_same(prompts, draw, load, apply, call, hint):
     union = load("union")
     tagged = union.copy()

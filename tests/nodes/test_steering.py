@@ -8,6 +8,7 @@ import torch
 
 from cnet_core.control.blocks import BlockWeights
 from minihost.shims.api_input import CurveInput
+from minihost.shims.controlnet import ControlBase
 
 COND, UNCOND = 0, 1
 HEIGHT, WIDTH = 4, 5
@@ -230,6 +231,62 @@ def test_a_mask_lets_the_control_act_where_it_is_white(prompts, load, apply, hin
     left = blocks(ask(apply(prompts, load("first"), hint, mask=mask_of(0, 1))))
     assert torch.equal(left[0][..., :2], whole[0][..., :2])
     assert not left[0][..., 2:].any()
+
+
+def test_frames_and_pictures_that_a_mask_leaves_nothing_of_are_not_run(
+    prompts, load, apply, unit, merge, hint, ask, runs
+):
+    whole = blocks(ask(apply(prompts, load("first"), hint), batch=3))
+    runs.rows.clear()
+    masks = torch.stack([torch.ones(8, 8), torch.zeros(8, 8)])
+    masked = blocks(ask(apply(prompts, runs.control, hint, mask=masks), batch=3))
+    assert runs.rows == [4]
+    for block, plain in zip(masked, whole, strict=True):
+        torch.testing.assert_close(block[[0, 2, 3, 5]], plain[[0, 2, 3, 5]], rtol=1e-4, atol=1e-5)
+        assert not block[[1, 4]].any()
+    # Of this square the picture, five wide and four high, has not the uppermost rows.
+    outside = torch.zeros(1, 50, 50)
+    outside[:, :5] = 1
+    runs.rows.clear()
+    assert ask(apply(prompts, runs.control, hint, mask=outside)) is None
+    assert ask(merge(prompts, unit(runs.control, hint, mask=outside))) is None
+    assert ask(apply(prompts, runs.control, hint, mask=outside), size=(5, 5)) is not None
+    assert runs.rows == [2]
+
+
+class Counting(ControlBase):
+    """A control as a host makes them: each latent's hint and its own content go into the first block."""
+
+    def __init__(self, asked: list[int]):
+        super().__init__()
+        self.asked = asked
+
+    def copy(self) -> "Counting":
+        other = Counting(self.asked)
+        self.copy_to(other)
+        return other
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        self.asked.append(x_noisy.shape[0])
+        means = self.cond_hint_original.mean((1, 2, 3))
+        index = torch.arange(x_noisy.shape[0] // batched_number) % len(means)
+        value = x_noisy.mean(1, keepdim=True) + means[index].repeat(batched_number)[:, None, None, None]
+        return {"input": [], "middle": [], "output": [value.repeat(1, 32, 1, 1)]}
+
+
+def test_the_hosts_controls_run_no_frame_of_strength_0_or_of_an_empty_mask(prompts, apply, ask, call):
+    asked: list[int] = []
+    hints = torch.rand(4, 32, 40, 3, generator=torch.Generator().manual_seed(2))
+    schedule = call("CNetFrameStrengths", strengths="1, 0\n0.5")
+    masks = torch.ones(4, 8, 10)
+    masks[3] = 0
+    whole = ask(apply(prompts, Counting(asked), hints), batch=4)["output"][0]
+    framed = ask(apply(prompts, Counting(asked), hints, schedule=schedule), batch=4)["output"][0]
+    masked = ask(apply(prompts, Counting(asked), hints, mask=masks, uncond_gain=0.0), batch=4)["output"][0]
+    assert asked == [8, 6, 3]
+    for row in range(8):
+        torch.testing.assert_close(framed[row], whole[row] * (1.0, 0.0, 0.5, 0.5)[row % 4])
+        torch.testing.assert_close(masked[row], whole[row] * float(row in (4, 5, 6)))
 
 
 def test_masks_go_to_the_pictures_of_a_batch(prompts, load, apply, hint, ask):
