@@ -89,10 +89,11 @@ def build(
     return net.eval().requires_grad_(False)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What a weight file holds, on the CPU. Pickles may hold tensors and plain values only.
+def read(path: Path, inside: str | None = None) -> dict[str, Any]:
+    """What a weight file holds by name, on the CPU. Pickles may hold tensors and plain values only.
 
-    Raises WeightsError if the file is damaged.
+    inside: the name below which some files hold the tensors, beside what their training left. Raises
+    WeightsError if the file is damaged, or holds no tensors by name.
     """
     from safetensors.torch import load_file
 
@@ -106,8 +107,16 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} could not be read as weights: {_first_line(error)}. It is damaged, cut off, or "
             "another kind of file; delete it and fetch it again."
         ) from error
-    if not isinstance(held, dict):
-        raise WeightsError(f"{path} holds a {type(held).__name__}; expected tensors by name.")
+    if isinstance(held, dict) and isinstance(held.get(inside), dict):
+        held = held[inside]
+    names = held if isinstance(held, dict) else {}
+    if not all(isinstance(name, str) for name in names) or not any(
+        isinstance(value, Tensor) for value in names.values()
+    ):
+        raise WeightsError(
+            f"{path} holds no tensors by name, so it is not the annotator's. Put the file there that the "
+            "annotator names, or delete this one and fetch it."
+        )
     return held
 
 

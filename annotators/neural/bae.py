@@ -94,9 +94,9 @@ class Bae(torch.nn.Module):
 
 def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     path = paths[_FILE.file]
-    held = weights.read(path)
+    held = weights.read(path, "model")
     # bn2 follows the last layer that is read.
-    net = weights.load(Bae(), held.get("model", held), path, optional=r"\.original_model\.bn2\.")
+    net = weights.load(Bae(), held, path, optional=r"\.original_model\.bn2\.")
     net.encoder.original_model.bn2 = torch.nn.Identity()
     blocks, decoder = net.encoder.original_model.blocks, net.decoder
     for i in range(3):

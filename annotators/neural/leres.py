@@ -20,9 +20,9 @@ _FILE = in_annotators(
 
 def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     path = paths[_FILE.file]
+    held = weights.read(path, "depth_model")
     net = network_module("leres.leres.multi_depth_model_woauxi").RelDepthModel(backbone="resnext101")
-    held = weights.read(path)
-    loaded = weights.load(net, held.get("depth_model", held), path).depth_model
+    loaded = weights.load(net, held, path).depth_model
     loaded = in_channels_last(without_batch_norms(loaded))
     encoder, decoder = loaded.encoder_modules.encoder, loaded.decoder_modules
     decoder.conv.conv1 = AsProduct(decoder.conv.conv1)

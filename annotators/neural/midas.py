@@ -40,9 +40,8 @@ class Midas(torch.nn.Module):
 
 def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     path = paths[_FILE.file]
+    held = weights.read(path, "model")
     dpt = network_module("midas.midas.dpt_depth").DPTDepthModel(backbone="vitb_rn50_384", non_negative=True)
-    held = weights.read(path)
-    held = held["model"] if "optimizer" in held else held
     # The classifier of the transformer is not used, and not in all files.
     return in_channels_last(
         Midas(weights.load(dpt, held, path, optional=r"^pretrained\.model\.(head|fc_norm)\."))

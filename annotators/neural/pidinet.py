@@ -31,8 +31,7 @@ _INNER = (6, 7, 8, 11, 13, 16, 17, 18)
 def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     """The network with plain convolutions, made from the published weights: equal, and faster."""
     path = paths[_FILE.file]
-    held = weights.read(path)
-    held = held.get("state_dict", held)
+    held = weights.read(path, "state_dict")
     held = {name.removeprefix("module."): value for name, value in held.items()}
     net = network_module("pidi.model").PiDiNet(60, _KINDS, dil=24, sa=True, convert=True)
     blocks = [f"block1_{i}.conv1" for i in range(1, 4)]

@@ -81,9 +81,10 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     held = weights.read(path)
     try:
         net = Sam(held)
-    except (KeyError, IndexError) as error:
+    # Sizes are read from the tensors, so of whichever kind: they are another network's.
+    except Exception as error:
         raise weights.WeightsError(
-            f"{path} holds no Segment Anything network (ViT-B, ViT-L or ViT-H): it lacks {error}. "
+            f"{path} holds no Segment Anything network (ViT-B, ViT-L or ViT-H): {error!r}. "
             "Put the file there that the annotator names, or fetch it."
         ) from error
     return weights.load(net, held, path)

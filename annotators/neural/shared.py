@@ -144,7 +144,10 @@ def from_transformers(network: str, config: Any, path: Path, optional: str | Non
         )
     # Of whichever kind: the file is another network's.
     except Exception as error:
-        raise WeightsError(f"{path} does not hold the weights of {network}: {error}") from error
+        raise WeightsError(
+            f"{path} does not hold the weights of {network}: {error}. "
+            "Put the file there that the annotator names, or fetch it."
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:

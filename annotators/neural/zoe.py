@@ -119,10 +119,10 @@ def network() -> torch.nn.Module:
 
 def build(paths: Mapping[str, Path]) -> torch.nn.Module:
     path = paths[_FILE.file]
-    held = weights.read(path)
+    held = weights.read(path, "model")
     # What follows from the sizes is not in all files, and the transformer's classifier is not used.
     optional = r"relative_position_index$|\.pretrained\.model\.(head|fc_norm)\."
-    return Zoe(weights.load(network(), held.get("model", held), path, optional))
+    return Zoe(weights.load(network(), held, path, optional))
 
 
 def zoe(pictures: Tensor, net: torch.nn.Module, mirrored: bool = True, **parameters: object) -> Annotation:

@@ -130,6 +130,10 @@ class Harm:
         lambda path: path.write_text("<html>not found</html>"),
         lambda path: torch.save(Harm(), path),
         lambda path: torch.save([1], path),
+        lambda path: torch.save({1: torch.zeros(1)}, path),
+        lambda path: torch.save({"model": {1: torch.zeros(1)}}, path),
+        lambda path: torch.save({"model": {"epoch": 3}}, path),
+        lambda path: torch.save({"model": 3}, path),
         lambda path: path.mkdir(),
     ],
 )
@@ -138,7 +142,7 @@ def test_damaged_and_foreign_files_are_named_and_run_nothing(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     write(tmp_path / name)
     with pytest.raises(WeightsError, match=name):
-        weights.read(tmp_path / name)
+        weights.read(tmp_path / name, "model")
     assert not (tmp_path / "harm").exists()
 
 

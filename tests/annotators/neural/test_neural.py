@@ -8,6 +8,7 @@ import torch
 from published import NETWORKS, quietly, write
 
 from annotators import run, weights
+from annotators.errors import WeightsError
 from annotators.registry import Annotation
 from annotators.table import ANNOTATORS
 
@@ -17,6 +18,36 @@ VALUES = {
     "openpose": {"hands": False, "face": False},
 }
 SLOW = ("zoe", "openpose")
+
+
+# Of those that share a network, one.
+LOADING = {one.build: one.id for one in ANNOTATORS.values() if one.weights}.values()
+OTHERS = dict.fromkeys(("model", "optimizer", "depth_model", "state_dict"), 3) | {"epoch": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        pytest.param(name, held, id=f"{name}-{which}", marks=pytest.mark.slow if built else ())
+        for name in LOADING
+        for which, held in {
+            "list": [torch.zeros(2)],
+            "numbered": {1: torch.zeros(2)},
+            "no tensors": {"model": 3},
+            "others": OTHERS,
+        }.items()
+        for built in [which == "others" and name in ("zoe", "depth_anything_large")]
+    ],
+)
+def test_files_that_are_not_the_annotators_are_named_with_the_mend(tmp_path, name, held):
+    annotator = ANNOTATORS[name]
+    for weight in annotator.weights:
+        path = (tmp_path / weight.repository / weight.file).with_suffix(".pth")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(held, path)
+    with pytest.raises(WeightsError) as raised:
+        weights.build(annotator, [tmp_path])
+    assert str(tmp_path) in str(raised.value) and "Put the file there" in str(raised.value)
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
