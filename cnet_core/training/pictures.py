@@ -3,18 +3,21 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from ..errors import DataError
+from .skeletons import mirrored_skeleton
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 # What a hint's pixels are, in the annotators' words. It decides how they may be scaled and mirrored.
-HintKind = Literal["lines", "soft", "photo", "depth", "normals", "areas", "skeleton"]
-HINT_KINDS: tuple[HintKind, ...] = ("lines", "soft", "photo", "depth", "normals", "areas", "skeleton")
+# Normals are BAE's and OpenGL's, with x in red; midas_normals, of the first release, have it in blue.
+HintKind = Literal["lines", "soft", "photo", "depth", "normals", "midas_normals", "areas", "skeleton"]
+HINT_KINDS: tuple[HintKind, ...] = get_args(HintKind)
+_X_CHANNELS = {"normals": 0, "midas_normals": 2}
 
 
 @contextmanager
@@ -82,50 +85,15 @@ def mirrored(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels[:, ::-1])
 
 
-# OpenPose's colours, by joint in COCO's order of 18, and by limb at 60 % of their brightness.
-_COLOURS = np.array(
-    [
-        *((255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0)),
-        *((0, 255, 0), (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255)),
-        *((0, 0, 255), (85, 0, 255), (170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85)),
-    ],
-    np.int16,
-)
-# Which joint or limb (17 of them) becomes which when left and right are changed.
-_JOINTS = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
-_LIMBS = (1, 0, 4, 5, 2, 3, 9, 10, 11, 6, 7, 8, 12, 15, 16, 13, 14)
-_LIMB_COLOURS = (_COLOURS[:17] * 0.6).astype(np.int16)
-_BLACK = np.zeros((1, 3), np.int16)
-_PALETTE = np.concatenate([_BLACK, _COLOURS, _LIMB_COLOURS])
-_SWAPPED = np.concatenate([_BLACK, _COLOURS[list(_JOINTS)], _LIMB_COLOURS[list(_LIMBS)]]).astype(np.uint8)
-# Rounding of 60 % differs by one between drawers.
-_NEAR = 2
-_STRANGE = 0.02
-
-
 def mirrored_hint(pixels: np.ndarray, kind: HintKind, name: str) -> np.ndarray:
     """A hint [H,W,3] of the mirrored picture.
 
-    Normals: x, in red, changes its sign. Skeletons: left and right change their colours, which can be told
-    only from exact colours: DataError if more than 2 % of what is drawn has none of OpenPose's (JPEG, a
-    scaled or anti-aliased drawing, hands or faces).
+    Normals: x changes its sign; it is in red, in MiDaS' order in blue. Skeletons: left and right change their
+    colours. Raises DataError where that cannot be told, see `mirrored_skeleton`.
     """
     pixels = mirrored(pixels)
-    if kind == "normals":
-        pixels[..., 0] = 255 - pixels[..., 0]
-    if kind != "skeleton":
-        return pixels
-    colours, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
-    distance = np.abs(colours[:, None].astype(np.int16) - _PALETTE[None]).max(-1)
-    nearest = distance.argmin(1)
-    strange = distance.min(1) > _NEAR
-    counts = np.bincount(index.reshape(-1), minlength=len(colours))
-    drawn = counts[colours.any(1)].sum()
-    if counts[strange].sum() > _STRANGE * drawn:
-        share = 100 * counts[strange].sum() / drawn
-        raise DataError(
-            f"{name}: {share:.0f} % of the skeleton's pixels have colours that are not exactly OpenPose's, "
-            "so left and right cannot be told apart. Train without mirroring, let an annotator make the "
-            "hints (it sees the mirrored picture), or draw them without smoothing, hands and faces, as PNG."
-        )
-    return _SWAPPED[nearest][index.reshape(-1)].reshape(pixels.shape)
+    if kind == "skeleton":
+        return mirrored_skeleton(pixels, name)
+    if kind in _X_CHANNELS:
+        pixels[..., _X_CHANNELS[kind]] = 255 - pixels[..., _X_CHANNELS[kind]]
+    return pixels

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from annotators.classical.normals import normals
+from annotators.pose.keypoints import (
+    FACE,
+    L_ANKLE,
+    L_HIP,
+    L_KNEE,
+    L_WRIST,
+    LEFT_HAND,
+    R_ANKLE,
+    R_HIP,
+    R_WRIST,
+    RIGHT_HAND,
+    parse,
+)
+from annotators.pose.render import render
+from annotators.pose.tools import mirrored as mirrored_person
 from cnet_core.errors import DataError
 from cnet_core.training.buckets import LONGEST, bucket_of, buckets
 from cnet_core.training.cache import Preparation
@@ -329,9 +346,97 @@ def test_skeletons_that_cannot_be_mirrored_are_named_before_anything_is_computed
     assert problems(folder, mirroring, hints_made=True) == {}
 
 
-def test_mirrored_normals_turn_their_x():
+INPUTS = Path(__file__).parents[2] / "workflows" / "inputs"
+DANCER = parse((INPUTS / "dancer.json").read_text("utf-8"))[0]
+
+
+def with_hand(person: np.ndarray, wrist: int, hand: slice, size: float, at: np.ndarray) -> np.ndarray:
+    """A person whose wrist is moved, and a hand there that points down: the wrist, five fingers of four."""
+    person = person.copy()
+    person[wrist, :2] = at
+    angles = np.pi / 2 + 0.35 * np.arange(-2, 3)
+    fingers = np.stack([np.cos(angles), np.sin(angles)], -1)[:, None]
+    reach = size * np.array([0.45, 0.65, 0.83, 1.0])[:, None]
+    person[hand, :2] = at + np.concatenate([np.zeros((1, 2)), (fingers * reach).reshape(-1, 2)])
+    person[hand, 2] = 1.0
+    return person
+
+
+def drawn_pose(people: list[np.ndarray]) -> np.ndarray:
+    return (render([DANCER.with_people(people)])[0].numpy() * 255).round().astype(np.uint8)
+
+
+def misplaced(one: np.ndarray, other: np.ndarray) -> int:
+    """Pixels of a colour that the other has nowhere within two pixels: drawing cuts off parts of pixels."""
+    one, other = (pixels.astype(np.int32) @ (65536, 256, 1) for pixels in (one, other))
+    count, near = 0, np.ones((5, 5), np.uint8)
+    for colour in np.unique(one[one > 0]):
+        there = cv2.dilate((other == colour).astype(np.uint8), near)
+        count += int(((one == colour) & (there == 0)).sum())
+    return count
+
+
+def assert_mirrors(people: list[np.ndarray]) -> None:
+    turned = mirrored_hint(drawn_pose(people), "skeleton", "x")
+    expected = drawn_pose([mirrored_person(person, DANCER.width) for person in people])
+    # Less than the eighth part of a joint.
+    assert max(misplaced(turned, expected), misplaced(expected, turned)) < 8
+
+
+def test_a_drawn_pose_is_mirrored_as_its_points_are():
+    person = DANCER.people[0]
+    assert_mirrors([person])
+    second = person + np.array([40.0, 6.0, 0.0]) * (person[:, 2:] > 0)
+    assert_mirrors([person, second])
+    # Knees alone, for hips and ankles are not seen.
+    alone = person.copy()
+    alone[[L_HIP, L_ANKLE, R_HIP, R_ANKLE]] = 0
+    assert_mirrors([alone])
+
+
+@pytest.mark.parametrize("size", [3, 6, 12, 25, 60])
+def test_hands_and_faces_keep_their_colours_when_a_pose_is_mirrored(size):
+    person = DANCER.people[0]
+    for wrist, hand in ((L_WRIST, LEFT_HAND), (R_WRIST, RIGHT_HAND)):
+        person = with_hand(person, wrist, hand, size, person[wrist, :2])
+    person[FACE, :2] = person[0, :2] + np.random.default_rng(0).integers(-9, 9, (70, 2))
+    person[FACE, 2] = 1
+    assert_mirrors([person])
+
+
+@pytest.mark.parametrize("size", [3, 25, 60])
+def test_a_hand_before_a_thigh_is_told_from_the_knee(size):
+    person = DANCER.people[0]
+    thigh = (person[L_HIP, :2] * 0.6 + person[L_KNEE, :2] * 0.4).round()
+    assert_mirrors([with_hand(person, L_WRIST, LEFT_HAND, size, thigh - [0, size // 2])])
+
+
+@pytest.mark.parametrize("size", [6, 30])
+def test_a_hand_on_its_knee_is_refused(size):
+    person = DANCER.people[0]
+    pose = drawn_pose([with_hand(person, L_WRIST, LEFT_HAND, size, person[L_KNEE, :2] - [0, size // 2])])
+    with pytest.raises(DataError, match=r"dancer\.png: a hand lies over a leg"):
+        mirrored_hint(pose, "skeleton", "dancer.png")
+
+
+def test_strange_colours_of_a_skeleton_stay_as_they_are():
+    pose = drawn_pose([DANCER.people[0]])
+    pose[3, 4] = (250, 160, 20)
+    assert mirrored_hint(pose, "skeleton", "x")[3, -5].tolist() == [250, 160, 20]
+
+
+@pytest.mark.parametrize(("kind", "axes", "x"), [("normals", "BAE", 0), ("midas_normals", "MiDaS v1.0", 2)])
+def test_mirrored_normals_turn_their_x(kind, axes, x):
     pixels = np.random.default_rng(3).integers(0, 256, (4, 6, 3), np.uint8)
-    turned = mirrored_hint(pixels, "normals", "x")
-    assert np.array_equal(turned[..., 0], 255 - mirrored(pixels)[..., 0])
-    assert np.array_equal(turned[..., 1:], mirrored(pixels)[..., 1:])
-    assert np.array_equal(mirrored_hint(turned, "normals", "x"), pixels)
+    turned = mirrored_hint(pixels, kind, "x")
+    for channel in range(3):
+        same = mirrored(pixels)[..., channel]
+        assert np.array_equal(turned[..., channel], 255 - same if channel == x else same)
+    assert np.array_equal(mirrored_hint(turned, kind, "x"), pixels)
+    # A ramp that rises to the right, and its mirror image.
+    depth = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+    made, other = (
+        (normals(d, axes).picture[0].movedim(0, -1) * 255).round().byte().numpy()
+        for d in (depth, depth.flip(-1))
+    )
+    assert np.abs(mirrored_hint(made, kind, "x").astype(int) - other).max() <= 1
