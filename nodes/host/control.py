@@ -21,7 +21,8 @@ from ...cnet_core.networks.config import UNetConfig
 from ...cnet_core.networks.protocol import Features
 from ..answers import answer_of
 from .calls import Call, window_of
-from .models import LoadedNetwork, base_config, models_kept_loaded
+from .kept import encoded
+from .models import LoadedNetwork, base_config
 from .overlap import stream_of
 from .reusing import ResidualControl, Said
 
@@ -37,8 +38,6 @@ class Control(ResidualControl):
         self.network = network
         # One hint for each type, of a union network that is given several.
         self.typed_hints: dict[int, Tensor] = {}
-        # Hints as latents, by size: a pass of the VAE each, so they are kept across runs.
-        self.encoded: dict[Any, Tensor] = {}
         if network.net.latent_hint:
             # Tells apply nodes to ask for a VAE.
             self.latent_format = True
@@ -50,7 +49,6 @@ class Control(ResidualControl):
         return other
 
     def set_cond_hint(self, cond_hint: Tensor, *args: Any, **options: Any) -> "Control":
-        self.encoded = {}
         return super().set_cond_hint(self.prepared(cond_hint), *args, **options)
 
     def prepared(self, hint: Tensor) -> Tensor:
@@ -150,23 +148,19 @@ class Control(ResidualControl):
             window_of(hint, call), width * ratio, height * ratio, self.upscale_algorithm, "center"
         )
         if net.latent_hint:
-            hint = self._latent(hint, call)
+            hint = self._latent(hint)
         return hint.to(device=call.x.device, dtype=self.network.dtype)
 
-    def _latent(self, hint: Tensor, call: Call) -> Tensor:
+    def _latent(self, hint: Tensor) -> Tensor:
         """A hint [B,3,H,W] as a latent of the base model."""
-        key = (tuple(hint.shape), call.window)
-        if key not in self.encoded:
-            if self.vae is None:
-                raise ControlError(
-                    "this ControlNet reads its hint as a latent; connect the base model's VAE to the vae "
-                    "input."
-                )
-            # The network was trained on hints that the VAE saw in 0..1 where it sees pictures in -1..1.
-            with models_kept_loaded():
-                self.encoded[key] = self.vae.encode((hint.movedim(1, -1) + 1) / 2)
+        if self.vae is None:
+            raise ControlError(
+                "this ControlNet reads its hint as a latent; connect the base model's VAE to the vae input."
+            )
+        # The network was trained on hints that the VAE saw in 0..1 where it sees pictures in -1..1.
+        latent = encoded(self.vae, (hint.movedim(1, -1) + 1) / 2)
         assert self.run is not None
-        return self.run.latent_format.process_in(self.encoded[key])
+        return self.run.latent_format.process_in(latent)
 
     def text(self, tokens: Tensor, call: Call, rows: Sequence[int]) -> Tensor | Text:
         """These rows of the text, with a memory of their keys and values where the host says which prompts

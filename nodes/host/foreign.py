@@ -1,12 +1,10 @@
 """What there is to know about controls that the host made: their hints, their bases, their peculiarities."""
 
-import hashlib
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 import comfy.controlnet
 from torch import Tensor
@@ -15,6 +13,7 @@ from ...cnet_core.checkpoints import StateFile, identify
 from ...cnet_core.control.merge import Part
 from ...cnet_core.errors import BaseMismatchError, CheckpointError
 from ..answers import Answer, Parts
+from .kept import kept_for
 from .models import UNET, base_config
 
 # A hint as a control prepared it: the names of the host's attributes that hold it, and their values.
@@ -39,10 +38,6 @@ _BASES = (
     ("comfy.ldm.hydit.", "mlp_t5", "HunyuanDiT", "HunyuanDiT"),
     ("comfy.ldm.cascade.", "clip_txt_mapper", "StableCascade_C", "Stable Cascade's stage C"),
 )
-
-# Encoded hints by the network that reads them, so that another prompt or queue need not encode them again.
-_ENCODED: WeakKeyDictionary[Any, OrderedDict[Any, dict[Any, Prepared]]] = WeakKeyDictionary()
-_HINTS_KEPT = 8
 
 
 def network_of(inner: Any) -> Any:
@@ -153,13 +148,7 @@ def kept_hints(inner: Any, hint: Tensor, vae: Any, extra_concat: Sequence[Tensor
     """Where the prepared forms of this hint are kept: across runs, and across controls if a VAE made them."""
     if inner.latent_format is None or vae is None or extra_concat:
         return {}
-    content = hashlib.blake2b(hint.contiguous().cpu().numpy().tobytes()).digest()
-    of_network = _ENCODED.setdefault(network_of(inner), OrderedDict())
-    kept = of_network.setdefault((ref(vae), tuple(hint.shape), content), {})
-    of_network.move_to_end((ref(vae), tuple(hint.shape), content))
-    while len(of_network) > _HINTS_KEPT:
-        of_network.popitem(last=False)
-    return kept
+    return kept_for(network_of(inner), hint, ref(vae))
 
 
 def prepared_key(inner: Any, frames: Any, size: Any, window: Any, chunks: int) -> Any:

@@ -17,7 +17,8 @@ from ...cnet_core.errors import ControlError, HintError
 from ...cnet_core.networks.lllite import transformer_blocks
 from ..answers import Parts
 from .calls import Call
-from .models import base_config, models_kept_loaded
+from .kept import encoded
+from .models import base_config
 from .steered import Steered
 
 # What the plain model does not need: patches of other packs are made for the picture's rows and tokens, and
@@ -53,13 +54,10 @@ class ReferenceControl(Steered):
         self.style_fidelity = style_fidelity
         # Tells apply nodes to ask for a VAE.
         self.latent_format = True
-        # The encoded reference, by the sides of the latent; kept across runs.
-        self.latents: dict[tuple[int, int], Tensor] = {}
 
     def copy(self) -> "ReferenceControl":
         other = ReferenceControl(self.style_fidelity)
         self.copy_to(other)
-        other.latents = self.latents
         return other
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> "ReferenceControl":
@@ -69,9 +67,7 @@ class ReferenceControl(Steered):
         return other
 
     def set_cond_hint(self, cond_hint: Tensor, *args: Any, **options: Any) -> "ReferenceControl":
-        super().set_cond_hint(prepare_hint(cond_hint, lowest=0.0), *args, **options)
-        self.latents = {}
-        return self
+        return super().set_cond_hint(prepare_hint(cond_hint, lowest=0.0), *args, **options)
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         super().pre_run(model, percent_to_timestep_function)
@@ -165,9 +161,7 @@ class ReferenceControl(Steered):
         sides = (call.x.shape[-2], call.x.shape[-1])
         key = sides, call.x.device
         if key not in self.run.features:
-            if sides not in self.latents:
-                self.latents[sides] = self._encode(*sides)
-            latent = self._model().process_latent_in(self.latents[sides]).to(call.x)
+            latent = self._model().process_latent_in(self._encode(*sides)).to(call.x)
             if latent.shape[1:] != call.x.shape[1:]:
                 raise HintError(
                     f"the VAE makes latents of shape {tuple(latent.shape[1:])}, and the model draws "
@@ -191,9 +185,7 @@ class ReferenceControl(Steered):
         assert image is not None
         method = "area" if image.shape[-2] > height * ratio else "bicubic"
         image = comfy.utils.common_upscale(image, width * ratio, height * ratio, method, "center")
-        with models_kept_loaded():
-            latent = self.vae.encode(image.clamp(0, 1).movedim(1, -1))
-        return latent.to(comfy.model_management.unet_offload_device())
+        return encoded(self.vae, image.clamp(0, 1).movedim(1, -1))
 
 
 def _beside(latent: Tensor, concat: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """The reference control in minihost: what it makes of a picture, and what it leaves alone."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from .conftest import randomised
 from .test_control import hash_of
 
 
@@ -109,13 +111,38 @@ def test_it_joins_chains_and_merges(prompts, draw, refer, load, apply, call, uni
     assert not torch.equal(twice, draw(**refer()))
 
 
-def test_the_reference_is_encoded_once_for_all_runs(base, draw, refer, monkeypatch):
+@pytest.mark.parametrize("family", ["reference", "CtrLoRA"])
+def test_a_picture_is_encoded_once_for_all_runs_and_controls(family, prompts, draw, apply, call, load, base):
     encoded = []
-    encode = type(base[2]).encode
-    monkeypatch.setattr(type(base[2]), "encode", lambda self, image: encoded.append(1) or encode(self, image))
-    prompts = refer()
-    assert torch.equal(draw(**prompts), draw(**prompts))
+
+    class Vae(type(base[2])):
+        def encode(self, image):
+            encoded.append(image.shape)
+            return super().encode(image)
+
+        def spacial_compression_encode(self):
+            return 8
+
+    def control():
+        if family == "reference":
+            return call("CNetReference", style_fidelity=0.5)
+        like = load("first")
+        # The pack's own class, under the name that the host imports it by.
+        networks = sys.modules[type(like.network.net).__module__]
+        net = randomised(networks.LatentControlNet(like.config, 4, ()), 5)
+        return type(like)(type(like.network)(net, torch.float32, "CtrLoRA", lambda config: None))
+
+    vae, image = Vae(), torch.rand(1, 32, 40, 3, generator=torch.Generator().manual_seed(8))
+    applied = apply(prompts, control(), image, vae=vae)
+    first = draw(**applied)
+    assert torch.equal(draw(**applied), first)
+    # Another prompt makes the node run anew; a picture read from its file again is another object.
+    assert torch.equal(draw(**apply(prompts, control(), image.clone(), vae=vae)), first)
     assert len(encoded) == 1
+    other = draw(**apply(prompts, control(), 1 - image, vae=vae))
+    assert len(encoded) == 2 and not torch.equal(other, first)
+    draw(**apply(prompts, control(), image, vae=Vae()))
+    assert len(encoded) == 3
 
 
 def test_patches_of_others_stay_and_act(prompts, draw, refer, base):
