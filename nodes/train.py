@@ -28,6 +28,8 @@ from . import host
 from .train_data import CacheType
 from .train_settings import memory_input, rare_inputs, sentence, settings_of, stated
 
+_RESULTS = host.Written()
+
 
 def _seed_input(tooltip: str, **rest: bool) -> io.Input:
     # Else the frontend draws another one after each run, which would be another training.
@@ -138,6 +140,11 @@ class TrainControlNet(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, folder: str, **inputs) -> int:
+        """Give the network again, from the last state or anew, whose file was removed or changed."""
+        return _RESULTS.fingerprint(folder)
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -162,6 +169,7 @@ class TrainControlNet(io.ComfyNode):
         with host.training_mode():
             said, path = _train(model, net, cache, memory, values, place, resume, vae, progress)
             history = _history(place)
+        _RESULTS.note(place, [path])
         control = host.trained_control(path, f"{folder} ({path.stem})", model)
         chart = curves(history, folder)
         shown = ui.PreviewImage([chart[0], *_last_probes(place)]).as_dict()

@@ -30,6 +30,7 @@ AUTO = "auto"
 # 8 x 2 to the halvings in the UNet, of all models that ControlNets are trained for.
 _MULTIPLE = 64
 _SHEET_ROWS = 6
+_CACHES = host.Written()
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +183,11 @@ class CacheTrainingData(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, folder: str, **inputs) -> int:
+        """Cache again what was removed or changed."""
+        return _CACHES.fingerprint(folder)
+
+    @classmethod
     def execute(cls, data: Any, vae: Any, clip: Any, folder: str) -> io.NodeOutput:
         if not isinstance(data, TrainingSet):
             raise DataError("data is no training data; connect the output of Training Data.")
@@ -195,6 +201,7 @@ class CacheTrainingData(io.ComfyNode):
             host.annotation_progress(),
             said.append,
         )
+        _CACHES.note(cache.folder, cache.folder.glob("*.*"))
         said.append(f"{len(cache)} examples in {cache.folder}, data {cache.manifest.data_hash}")
         return io.NodeOutput(cache, ui=ui.PreviewText("\n".join(said)))
 

@@ -14,6 +14,7 @@ from .encoding import HostEncoders, picture_decoder
 from .folders import (
     MINI_WEIGHTS,
     PACK,
+    Written,
     annotator_folders,
     controlnet_files,
     controlnet_path,
@@ -64,6 +65,7 @@ __all__ = [
     "ResidualControl",
     "Steered",
     "TrainingProgress",
+    "Written",
     "annotation_progress",
     "annotator_folders",
     "annotator_network",

@@ -1,5 +1,7 @@
 """Where the host keeps models."""
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import folder_paths
@@ -102,6 +104,40 @@ def output_folder(name: str) -> Path:
     if not name.strip() or (found := _inside(root, name)) is None:
         raise ValueError(f"{name!r} names no folder inside {root}; write a name such as training/dancers.")
     return found
+
+
+class Written:
+    """What a node wrote into output folders, so that the host runs it again when that is gone or changed.
+
+    The host keeps a node's outputs while its fingerprint stays as it was, which one of the files would not:
+    there are none before the first run.
+    """
+
+    def __init__(self) -> None:
+        self.states: dict[Path, dict[Path, tuple[int, int] | None]] = {}
+        self.lost: Counter[Path] = Counter()
+
+    def note(self, folder: Path, files: Iterable[Path]) -> None:
+        self.states[folder] = {path: _state(path) for path in files}
+
+    def fingerprint(self, name: str | None) -> int:
+        """How often what was written into the folder was lost. Of a linked name nothing is known yet."""
+        if name is None:
+            return 0
+        folder = output_folder(name)
+        state = self.states.get(folder, {})
+        if any(_state(path) != before for path, before in state.items()):
+            del self.states[folder]
+            self.lost[folder] += 1
+        return self.lost[folder]
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _inside(root: Path, name: str) -> Path | None:

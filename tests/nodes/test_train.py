@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from cnet_core.networks.controlnet import HINT_WIDTHS
 from cnet_core.training.config import Settings
 from cnet_core.training.presets import estimate
 from minihost import shims
+from minihost.graph import Executor
 from minihost.shims.model_management import InterruptProcessingException
 
 OWN = {
@@ -377,6 +379,60 @@ def test_what_is_cached_is_not_encoded_again(run, model):
 
     again = run("CNetCacheTrainingData", **{**inputs, "vae": Refusing()})
     assert again.manifest == first.manifest
+
+
+class Counting:
+    """The nodes of a graph that trains and saves, and which of them a run executed."""
+
+    def __init__(self, nodes: dict[str, Any]):
+        self.executor = Executor(nodes)
+        data = {"source": "folder", "source.folder": "mine", "hints": "as given", "resolution": 64}
+        memory = {"memory" if name == "memory" else f"memory.{name}": value for name, value in OWN.items()}
+        self.prompt = {
+            "model": {"class_type": "TinyLoad", "inputs": {"prediction": "v"}},
+            "data": {"class_type": "CNetTrainingData", "inputs": data},
+            "cache": {
+                "class_type": "CNetCacheTrainingData",
+                "inputs": {
+                    **{"data": ["data", 0], "vae": ["model", 2], "clip": ["model", 1]},
+                    "folder": "training/cache",
+                },
+            },
+            "new": {"class_type": "CNetControlNetFromModel", "inputs": {"model": ["model", 0]}},
+            "train": {
+                "class_type": "CNetTrain",
+                "inputs": {
+                    **{"model": ["model", 0], "control_net": ["new", 0], "cache": ["cache", 0]},
+                    **{**QUICK, **memory, "folder": "training/run", "steps": 1},
+                },
+            },
+            "save": {
+                "class_type": "CNetSaveControlNet",
+                "inputs": {"control_net": ["train", 0], "filename_prefix": "mine"},
+            },
+        }
+
+    def run(self, **train: Any) -> list[str]:
+        self.prompt["train"]["inputs"].update(train)
+        return self.executor.run(self.prompt).executed
+
+
+def test_what_was_removed_from_the_output_folder_is_made_again(folders, nodes):
+    folder_of_pairs(folders / "input" / "mine")
+    graph, place = Counting(nodes), folders / "output" / "training"
+    assert sorted(graph.run()) == ["cache", "data", "model", "new", "save", "train"]
+    assert graph.run() == []
+    shutil.rmtree(place / "cache")
+    assert graph.run(steps=2) == ["cache", "train", "save"]
+    assert graph.run() == []
+    next((place / "cache").glob("texts-*")).unlink()
+    assert graph.run() == ["cache", "train", "save"]
+    results(folders)[-1].unlink()
+    assert graph.run() == ["train", "save"]
+    shutil.rmtree(place / "run")
+    graph.prompt["save"]["inputs"]["filename_prefix"] = "other"
+    assert graph.run() == ["train", "save"] and len(results(folders)) == 1
+    assert graph.run() == []
 
 
 def test_sockets_of_another_kind_are_refused_by_name(run, model, train, cache):
