@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import ParameterError
+from .pixels import as_arrays, from_arrays
 from .registry import Kind
 
 Size = tuple[int, int]
@@ -121,8 +122,11 @@ def kind_of(picture: Tensor) -> Kind:
 
 def _smooth(maps: Tensor, size: Size) -> Tensor:
     """Area where a side shrinks, cubic where it grows, in the maps' own range."""
-    low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
-    return _scaled(maps, size, cv2.INTER_CUBIC).clamp(low, high)
+    scaled = _scaled(maps, size, cv2.INTER_CUBIC)
+    if size[0] > maps.shape[-2] or size[1] > maps.shape[-1]:
+        for one, made in zip(maps, scaled, strict=True):
+            made.clamp_(*(float(end) for end in one.aminmax()))
+    return scaled
 
 
 def _linear(maps: Tensor, size: Size) -> Tensor:
@@ -133,18 +137,28 @@ def _linear(maps: Tensor, size: Size) -> Tensor:
 def _scaled(maps: Tensor, size: Size, growing: int) -> Tensor:
     rows, columns = maps.shape[-2:]
     small = (min(rows, size[0]), min(columns, size[1]))
-    result = np.empty((*maps.shape[:2], *size), np.float32)
-    for planes, made in zip(maps.detach().cpu().float().numpy(), result, strict=True):
-        for channel, plane in enumerate(planes):
-            # One side may shrink while the other grows: OpenCV's area filter is only for shrinking.
-            if small != (rows, columns):
-                plane = cv2.resize(plane, small[::-1], interpolation=cv2.INTER_AREA)
-            made[channel] = cv2.resize(plane, size[::-1], interpolation=growing) if small != size else plane
-    return torch.from_numpy(result).to(maps.device)
+    result = np.empty((len(maps), *size, maps.shape[1]), np.float32)
+    for picture, made in zip(as_arrays(maps), result, strict=True):
+        # One side may shrink while the other grows: OpenCV's area filter is only for shrinking.
+        if small != (rows, columns):
+            picture = cv2.resize(picture, small[::-1], interpolation=cv2.INTER_AREA)
+        if small != size:
+            picture = cv2.resize(
+                picture, size[::-1], made if made.shape[-1] > 1 else None, interpolation=growing
+            )
+        if picture is not made:
+            made[:] = picture.reshape(made.shape)
+    return from_arrays(result).to(maps.device)
 
 
 def _nearest(maps: Tensor, size: Size) -> Tensor:
-    return F.interpolate(maps.float(), size, mode="nearest-exact").to(maps.dtype)
+    rows, columns = (
+        ((2 * torch.arange(new, device=maps.device) + 1) * old).div(2 * new, rounding_mode="floor")
+        for new, old in zip(size, maps.shape[-2:], strict=True)
+    )
+    # Whole rows are copied last.
+    pixels = maps.movedim(1, -1).contiguous().index_select(2, columns).index_select(1, rows)
+    return pixels.movedim(-1, 1)
 
 
 def _lines(maps: Tensor, size: Size) -> Tensor:

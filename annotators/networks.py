@@ -17,9 +17,10 @@ _lock = threading.Lock()
 
 # Pixels that go through an annotator at once: about 16 pictures of 512 x 512 where a GPU is filled by it or
 # nothing is held for long. On a CPU most networks are fastest with one: what they compute stays in the
-# caches.
+# caches; so it is without a network, with one of 512 x 512.
 PIXELS = 2**22
 PIXELS_ON_A_CPU = 2**16
+PIXELS_WITHOUT_A_NETWORK = 2**18
 
 
 def pixels_at_once(device: torch.device, on_a_cpu: int = PIXELS_ON_A_CPU) -> int:

@@ -1,8 +1,9 @@
 """The table of annotators. Each is one file that describes itself, for nodes, shell, README and tests.
 
 An annotator is a function from pictures to hints and an `Annotator` that describes it. The function gets
-pictures [B,3,H,W], float32 RGB without NaN in 0..1, and its parameters by name; `annotators.run` takes care
-of everything around: other channels and value ranges, sizes, padding, chunks, devices, progress.
+pictures [B,3,H,W], float32 RGB without NaN in 0..1, and its parameters by name. The pictures may be the
+user's own: they stay as they are, and no hint shares their memory. `annotators.run` takes care of everything
+around: other channels and value ranges, sizes, padding, chunks, devices, progress.
 `annotators.table` finds the annotators, `annotators.pixels` has the ways to OpenCV and back.
 """
 

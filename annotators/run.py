@@ -1,6 +1,6 @@
 """Annotate pictures of any shape, size and number: what is the same for all annotators."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from . import fit
 from .errors import AnnotatorError, ParameterError
 from .fit import Mode, Size
-from .networks import PIXELS, pixels_at_once
+from .networks import PIXELS_WITHOUT_A_NETWORK, pixels_at_once
 from .registry import Annotation, Annotator
 
 
@@ -85,12 +85,11 @@ def annotate(
         annotation = annotator.annotate(_padded(pictures, annotator.multiple), **call, **checked)
         return _cut(annotation, looked)
 
-    parts: list[Annotation] = []
     with torch.no_grad():
-        for part in _in_chunks(made, len(images), chunk or _chunk(annotator, looked, device), progress):
-            # The range of a sequence is known at its end only; anything else gets its size at once.
-            parts.append(part if annotator.finish else _placed(part, placement, annotator))
-        whole = _joined(parts)
+        parts = _in_chunks(made, len(images), chunk or _chunk(annotator, looked, device), progress)
+        # The range of a sequence is known at its end only; anything else gets its size at once.
+        placed = parts if annotator.finish else (_placed(part, placement, annotator) for part in parts)
+        whole = _joined(placed, len(images))
         if annotator.finish:
             whole = _placed(annotator.finish(whole, **checked), placement, annotator)
     return _hints(whole)
@@ -127,8 +126,8 @@ def _device_of(net: torch.nn.Module | None) -> torch.device:
 def _chunk(annotator: Annotator, size: Size, device: torch.device) -> int:
     if not annotator.batchable:
         return 1
-    pixels = PIXELS if annotator.build is None else pixels_at_once(device, annotator.cpu_pixels)
-    return max(1, pixels // (size[0] * size[1]))
+    on_a_cpu = PIXELS_WITHOUT_A_NETWORK if annotator.build is None else annotator.cpu_pixels
+    return max(1, pixels_at_once(device, on_a_cpu) // (size[0] * size[1]))
 
 
 def _scaled_depth(images: Tensor) -> Tensor:
@@ -150,7 +149,11 @@ def _prepared(images: Tensor, opaque: bool = False) -> Tensor:
 
     opaque: opacity is not applied.
     """
-    pixels = torch.nan_to_num(images.float(), nan=0.0).clamp(0.0, 1.0)
+    pixels = images.float()
+    low, high = pixels.aminmax()
+    # Of NaN neither is so.
+    if not (low >= 0 and high <= 1):
+        pixels = torch.nan_to_num(pixels, nan=0.0).clamp_(0.0, 1.0)
     if pixels.shape[-1] in (2, 4):
         colours, opacity = pixels[..., :-1], pixels[..., -1:]
         pixels = colours if opaque else colours * opacity
@@ -283,21 +286,30 @@ def _empty_caches() -> None:
         torch.cuda.empty_cache()
 
 
-def _joined(parts: Sequence[Annotation]) -> Annotation:
-    if len(parts) == 1:
-        return parts[0]
-
-    def maps(name: str) -> Tensor | None:
-        values = [getattr(part, name) for part in parts]
-        return None if values[0] is None else torch.cat(values)
-
-    def listed(name: str) -> list[Any] | None:
-        values = [getattr(part, name) for part in parts]
-        return None if values[0] is None else [one for value in values for one in value]
-
-    return Annotation(
-        maps("picture"), maps("depth"), maps("labels"), maps("mask"), listed("lines"), listed("keypoints")
-    )
+def _joined(parts: Iterable[Annotation], count: int) -> Annotation:
+    """The annotations of `count` pictures as one. Parts are let go as they come: less memory, and the next
+    one gets that of the last, still in the caches."""
+    maps: dict[str, Tensor] = {}
+    lists: dict[str, list[Any]] = {}
+    done = size = 0
+    for part in parts:
+        for name, value in vars(part).items():
+            if isinstance(value, list):
+                lists.setdefault(name, []).extend(value)
+                size = len(value)
+            elif value is not None:
+                size = len(value)
+                # Channels are last, as in hints.
+                rows = value.movedim(1, -1) if value.ndim == 4 else value
+                if size == count:
+                    maps[name] = rows
+                    continue
+                if name not in maps:
+                    maps[name] = rows.new_empty((count, *rows.shape[1:]))
+                maps[name][done : done + size] = rows
+        done += size
+    laid = {name: rows.movedim(-1, 1) if rows.ndim == 4 else rows for name, rows in maps.items()}
+    return Annotation(**laid, **lists)
 
 
 def _hints(annotation: Annotation) -> Hints:

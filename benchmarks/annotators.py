@@ -15,11 +15,12 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ from annotators.networks import network_module
 from annotators.neural import zoe as zoe_networks
 from annotators.table import ANNOTATORS
 from tests.annotators.pose.answers import answer, crowd
+
+from .__main__ import check_clock
 
 _NORM = functools.partial(torch.nn.InstanceNorm2d, affine=False, track_running_stats=False)
 _BAE = SimpleNamespace(architecture="BN", sampling_ratio=0.4, importance_ratio=0.7)
@@ -53,6 +56,18 @@ SHARED: dict[str, tuple[str, str, str, str, tuple, dict[str, Any]]] = {
     "bae": ("normalbae", "NormalBaeDetector", "normalbae.nets.NNET", "NNET", (_BAE,), {}),
 }
 
+# By annotator without a network: the peer's module and detector, our values, and the peer's for the same.
+WITHOUT_NETWORK: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "lineart_standard": ("lineart_standard", "LineartStandardDetector", {}, {}),
+    "xdog_scribble": ("scribble", "ScribbleXDog_Detector", {}, {}),
+    "drawing": ("scribble", "ScribbleDetector", {}, {}),
+    "shuffle": ("shuffle", "ContentShuffleDetector", {}, {"seed": 1}),
+    "tile": ("tile", "TileDetector", {"rate": 4.0}, {"pyrUp_iters": 2}),
+    "recolor": ("recolor", "Recolorizer", {}, {}),
+    "colour_grid": ("color", "ColorDetector", {"cell": 64}, {}),
+    "threshold": ("binary", "BinaryDetector", {"level": 128}, {"bin_threshold": 128}),
+}
+
 Call = Callable[[Tensor], Any]
 Pair = tuple[Call, Call]
 
@@ -65,6 +80,13 @@ def with_network(name: str, size: int, device: str) -> Pair:
         net = made(*arguments, **options).eval()
         peer = getattr(peers(module), kind)(*([net, net] if module == "lineart" else [net])).to(device)
     return ours(name, from_files(name, net).to(device)), one_by_one(peer, size)
+
+
+def without_network(name: str, size: int, device: str) -> Pair:
+    module, kind, values, theirs = WITHOUT_NETWORK[name]
+    with quietly():
+        peer = getattr(peers(module), kind)()
+    return ours(name, **values), one_by_one(functools.partial(peer, **theirs), size)
 
 
 def openpose(size: int, device: str, parts: bool) -> Pair:
@@ -223,6 +245,7 @@ def canny(size: int, device: str) -> Pair | None:
 # By row: both ways for pictures of a size.
 PAIRS: dict[str, Callable[[int, str], Pair | None]] = {
     "canny": canny,
+    **{name: functools.partial(without_network, name) for name in WITHOUT_NETWORK},
     **{name: functools.partial(with_network, name) for name in SHARED},
     "openpose, body": functools.partial(openpose, parts=False),
     "openpose": functools.partial(openpose, parts=True),
@@ -246,7 +269,7 @@ def measured(pair: Pair, images: Tensor, rounds: int, clock: Callable[[], float]
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.annotators", description=__doc__)
     parser.add_argument("--peer", type=Path, help="a folder of comfyui_controlnet_aux")
     parser.add_argument("--size", type=int, default=512, help="sides of the picture")
@@ -257,11 +280,15 @@ def main() -> None:
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: the time that the process itself used"
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these annotators alone")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=PAIRS, help="these annotators alone")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    check_clock(parser, options)
+    if options.only and not options.peer and set(options.only) != {"canny"}:
+        parser.error("all but canny are measured beside comfyui_controlnet_aux; give --peer with its folder")
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     torch.set_num_threads(options.threads)
+    cv2.setNumThreads(options.threads)
     if options.peer:
         sys.path.insert(0, str(options.peer / "src"))
     torch.manual_seed(0)

@@ -27,8 +27,8 @@ def canny(
         )
     greys = as_grey(pictures)
     if thresholds == "automatic":
-        return Annotation(from_grey(np.stack([automatic_edges(grey) for grey in greys])))
-    return Annotation(from_grey(np.stack([cv2.Canny(grey, low_threshold, high_threshold) for grey in greys])))
+        return Annotation(from_grey([automatic_edges(grey) for grey in greys]))
+    return Annotation(from_grey([cv2.Canny(grey, low_threshold, high_threshold) for grey in greys]))
 
 
 def automatic_edges(grey: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import numpy as np
 from torch import Tensor
 
 from ..parameters import Float
-from ..pixels import as_bytes, as_grey, from_grey
+from ..pixels import as_bytes, as_grey, from_grey, strongest
 from ..registry import Annotation, Annotator
 
 _SUITS = ("lllyasviel/control_v11p_sd15_lineart",)
@@ -17,11 +17,12 @@ def standard(pictures: Tensor, sigma: float = 6.0, threshold: float = 8.0) -> An
     lines = []
     for picture in as_bytes(pictures).astype(np.float32):
         around = cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-        darker = (around - picture).min(-1).clip(0, 255)
+        # Where it is least darker: the other way round it is most lighter.
+        darker = np.maximum(-strongest(picture - around), 0)
         strong = darker[darker > threshold]
         scale = max(16.0, float(np.median(strong))) if strong.size else 16.0
-        lines.append((darker / scale / 2).clip(0, 1))
-    return Annotation(from_grey(np.stack(lines)))
+        lines.append(np.minimum(darker / (2 * scale), 1))
+    return Annotation(from_grey(lines))
 
 
 def xdog(
@@ -43,7 +44,7 @@ def xdog(
         )
         sharp = (1 + sharpness) * fine / coarse - sharpness
         lines.append(-np.tanh(np.minimum(steepness * (sharp - level), 0)))
-    return Annotation(from_grey(np.stack(lines)))
+    return Annotation(from_grey(lines))
 
 
 ANNOTATORS = (

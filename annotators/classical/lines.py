@@ -75,7 +75,7 @@ def _drawn(found: list[np.ndarray | None], min_length: float, pictures: Tensor) 
             cv2.line(canvas, (x0, y0), (x1, y1), 255, 1)
         kept.append(torch.from_numpy(lines))
         canvases.append(canvas)
-    return Annotation(from_grey(np.stack(canvases)), lines=kept)
+    return Annotation(from_grey(canvases), lines=kept)
 
 
 ANNOTATORS = (

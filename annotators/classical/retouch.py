@@ -7,61 +7,83 @@ from torch import Tensor
 
 from .. import fit
 from ..parameters import Choice, Float, Int
-from ..pixels import as_grey, from_grey
+from ..pixels import as_arrays, as_bytes, as_grey, from_arrays, from_grey, strongest
 from ..registry import Annotation, Annotator
+
+# Of bytes of sRGB the linear light (IEC 61966-2-1), and its parts in luminance.
+_ENCODED = np.arange(256) / 255
+_LINEAR = np.where(_ENCODED > 0.04045, ((_ENCODED + 0.055) / 1.055) ** 2.4, _ENCODED / 12.92).astype(
+    np.float32
+)
+_LUMINANCE = np.array([[0.212671, 0.715160, 0.072169]], np.float32)
 
 
 def shuffle(pictures: Tensor, seeds: list[int], scale: int = 256) -> Annotation:
     """Pictures [B,3,H,W] whose parts flow elsewhere: each pixel is taken from where smooth noise tells, as in
     ControlNet 1.1. scale: pixels over which the noise changes."""
     height, width = pictures.shape[-2:]
-    made = np.empty(pictures.shape, np.float32)
-    for picture, seed, out in zip(pictures.cpu().float().numpy(), seeds, made, strict=True):
+    arrays = as_arrays(pictures)
+    made = np.empty_like(arrays)
+    for picture, seed, out in zip(arrays, seeds, made, strict=True):
         rng = np.random.default_rng(seed)
-        x, y = (_noise(rng, height, width, scale) * (side - 1) for side in (width, height))
-        for channel in range(3):
-            out[channel] = cv2.remap(picture[channel], x, y, cv2.INTER_LINEAR)
-    return Annotation(torch.from_numpy(made))
+        x, y = (_noise(rng, height, width, scale, side - 1) for side in (width, height))
+        cv2.remap(picture, x, y, cv2.INTER_LINEAR, dst=out)
+    return Annotation(from_arrays(made))
 
 
-def _noise(rng: np.random.Generator, height: int, width: int, scale: int) -> np.ndarray:
-    """Smooth noise float32 [H,W] from 0 to 1."""
+def _noise(rng: np.random.Generator, height: int, width: int, scale: int, high: float) -> np.ndarray:
+    """Smooth noise float32 [H,W] from 0 to `high`."""
     coarse = rng.uniform(size=(height // scale + 2, width // scale + 2)).astype(np.float32)
-    size = (width + 2 * scale, height + 2 * scale)
-    fine = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
-    fine = fine[scale : scale + height, scale : scale + width]
-    return (fine - fine.min()) / max(float(fine.max() - fine.min()), 1e-6)
+    rows, columns = (
+        _enlarging(n, side, scale) for n, side in zip(coarse.shape, (height, width), strict=True)
+    )
+    fine = rows @ coarse @ columns.T
+    fine -= fine.min()
+    fine *= high / max(float(fine.max()), 1e-6)
+    return fine
+
+
+def _enlarging(few: int, many: int, scale: int) -> np.ndarray:
+    """The matrix [many,few] that enlarges a line of values cubically, to `scale` more at each end, which are
+    cut."""
+    size = (few, many + 2 * scale)
+    return cv2.resize(np.eye(few, dtype=np.float32), size, interpolation=cv2.INTER_CUBIC)[
+        scale : scale + many
+    ]
 
 
 def tile(pictures: Tensor, rate: float = 4.0) -> Annotation:
     """Pictures [B,3,H,W] without details: shrunk by `rate`, and enlarged again."""
     size = (pictures.shape[-2], pictures.shape[-1])
     small = (max(1, round(size[0] / rate)), max(1, round(size[1] / rate)))
-    return Annotation(fit.resize(fit.resize(pictures, small, "photo"), size, "photo"))
+    made = fit.resize(fit.resize(pictures, small, "photo"), size, "photo")
+    return Annotation(pictures.clone() if made is pictures else made)
 
 
 def blur(pictures: Tensor, sigma: float = 9.0) -> Annotation:
     """Pictures [B,3,H,W] blurred by a Gaussian, sigma in pixels."""
-    arrays = pictures.cpu().float().numpy()
+    arrays = as_arrays(pictures)
     made = np.empty_like(arrays)
-    for out, planes in zip(made, arrays, strict=True):
-        for channel, plane in enumerate(planes):
-            out[channel] = cv2.GaussianBlur(plane, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-    return Annotation(torch.from_numpy(made).clamp_(0.0, 1.0))
+    for picture, out in zip(arrays, made, strict=True):
+        cv2.GaussianBlur(picture, (0, 0), sigma, dst=out, borderType=cv2.BORDER_REFLECT)
+    return Annotation(from_arrays(made).clamp_(0.0, 1.0))
 
 
 def recolor(pictures: Tensor, by: str = "luminance", gamma: float = 1.0) -> Annotation:
     """Pictures [B,3,H,W] in grey: L of CIE Lab, or the strongest channel (V of HSV), to the power of
     gamma."""
-    arrays = pictures.cpu().float().movedim(1, -1).numpy()
     if by == "intensity":
-        grey = arrays.max(-1)
+        greys = [strongest(picture) for picture in as_arrays(pictures)]
     else:
-        grey = np.stack(
-            [cv2.cvtColor(np.ascontiguousarray(one), cv2.COLOR_RGB2LAB)[..., 0] for one in arrays]
-        )
-        grey = (grey / 100).clip(0, 1)
-    return Annotation(from_grey(grey**gamma))
+        greys = [_lightness(picture) for picture in as_bytes(pictures)]
+    return Annotation(from_grey(greys if gamma == 1.0 else [grey**gamma for grey in greys]))
+
+
+def _lightness(picture: np.ndarray) -> np.ndarray:
+    """L of CIE Lab, float32 [H,W] in 0..1, of a picture uint8 [H,W,3] in sRGB."""
+    light = torch.from_numpy(cv2.transform(cv2.LUT(picture, _LINEAR), _LUMINANCE))
+    cubic = light.pow(1 / 3).mul_(1.16).sub_(0.16)
+    return torch.where(light > 216 / 24389, cubic, light.mul_(24389 / 2700)).clamp_(0.0, 1.0).numpy()
 
 
 def colour_grid(pictures: Tensor, cell: int = 64) -> Annotation:
@@ -77,9 +99,10 @@ def threshold(pictures: Tensor, level: int = 128) -> Annotation:
     finds the level of each (Otsu's)."""
     made = []
     for grey in as_grey(pictures):
-        found = level or cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0] + 1
-        made.append((grey >= found).astype(np.uint8) * 255)
-    return Annotation(from_grey(np.stack(made)))
+        kind = cv2.THRESH_BINARY if level else cv2.THRESH_BINARY | cv2.THRESH_OTSU
+        # OpenCV's is what is above.
+        made.append(cv2.threshold(grey, level - 1, 255, kind)[1])
+    return Annotation(from_grey(made))
 
 
 def invert(pictures: Tensor) -> Annotation:

@@ -5,7 +5,7 @@ import numpy as np
 from torch import Tensor
 
 from ..parameters import Int
-from ..pixels import as_bytes, from_grey
+from ..pixels import as_bytes, from_grey, strongest
 from ..registry import Annotation, Annotator
 
 _CONVENTION = "thick white lines on black"
@@ -16,6 +16,7 @@ _SUITS = (
 )
 # Differences from the paper below this are noise: an empty sheet stays empty.
 _NOISE = 12
+_BYTES = np.arange(256)
 
 
 def xdog_scribble(pictures: Tensor, threshold: int = 32, thickness: int = 3) -> Annotation:
@@ -29,13 +30,13 @@ def xdog_scribble(pictures: Tensor, threshold: int = 32, thickness: int = 3) -> 
         fine, around = (
             cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE) for sigma in (0.5, 5.0)
         )
-        darker = (around - fine).max(-1) * 2
+        darker = strongest(around - fine) * 2
         # Between a stroke in one channel and its neighbour in another there may be a crack.
         whole = cv2.morphologyEx(
             (darker > threshold).astype(np.uint8) * 255, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)
         )
         strokes.append(_thick(whole, thickness))
-    return Annotation(from_grey(np.stack(strokes)))
+    return Annotation(from_grey(strokes))
 
 
 def drawing(pictures: Tensor, threshold: int = 0, thickness: int = 0) -> Annotation:
@@ -49,10 +50,12 @@ def drawing(pictures: Tensor, threshold: int = 0, thickness: int = 0) -> Annotat
     for picture in as_bytes(pictures):
         border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
         paper = np.median(border, axis=0)
-        ink = np.rint(np.abs(picture - paper).max(-1)).astype(np.uint8)
+        # How much each byte of each channel differs from the paper.
+        differs = np.rint(np.abs(_BYTES[:, None, None] - paper)).astype(np.uint8)
+        ink = strongest(cv2.LUT(picture, differs))
         level = threshold or max(_NOISE, cv2.threshold(ink, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0])
         strokes.append(_thick((ink > level).astype(np.uint8) * 255, thickness))
-    return Annotation(from_grey(np.stack(strokes)))
+    return Annotation(from_grey(strokes))
 
 
 def _thick(strokes: np.ndarray, thickness: int) -> np.ndarray:

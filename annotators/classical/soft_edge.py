@@ -29,7 +29,7 @@ def soft_edges(pictures: Tensor, sigma: float = 1.0, contrast: float = 1.0) -> A
         # A step of a quarter from black to white has strength 10. Weaker ones fade quickly.
         power = (strength * contrast) ** 2
         edges.append((power / (power + 10.0**2)).astype(np.float32))
-    return Annotation(from_grey(np.stack(edges)))
+    return Annotation(from_grey(edges))
 
 
 def _gradient(lab: np.ndarray, sigma: float) -> np.ndarray:
