@@ -1,5 +1,7 @@
 """Control images as the networks want them."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,6 +64,43 @@ def cut_to_shape(image: Tensor, height: int, width: int) -> Tensor:
         keep = max(1, round(columns * height / width))
         return image.narrow(-2, (rows - keep) // 2, keep)
     return image
+
+
+def stacked(pictures: Sequence[Tensor]) -> Tensor:
+    """Pictures [B,C,H,W] that lie over each other as one, along its channels; a single one as it is.
+
+    Each is brought to the size of the largest. Of several pictures each has the same number or one; otherwise
+    these go along the channels too. `unstacked` takes the parts apart, whatever was cut out in between.
+    """
+    if len(pictures) == 1:
+        return pictures[0]
+    height, width = max((tuple(p.shape[-2:]) for p in pictures), key=lambda size: size[0] * size[1])
+    fitted = [_at_size(picture, height, width) for picture in pictures]
+    counts = {picture.shape[0] for picture in pictures}
+    if len(counts - {1}) > 1:
+        return torch.cat([picture.flatten(0, 1)[None] for picture in fitted], dim=1)
+    return torch.cat([picture.expand(max(counts), -1, -1, -1) for picture in fitted], dim=1)
+
+
+def unstacked(stack: Tensor, like: Sequence[Tensor]) -> list[Tensor] | None:
+    """The parts of what `stacked` made of pictures like these; None if it is no such stack."""
+    if len(like) == 1:
+        return [stack]
+    channels = [picture.shape[1] for picture in like]
+    if stack.shape[1] == sum(channels):
+        return list(stack.split(channels, dim=1))
+    channels = [picture.shape[0] * picture.shape[1] for picture in like]
+    if stack.shape[1] != sum(channels):
+        return None
+    parts = zip(stack.split(channels, dim=1), like, strict=True)
+    return [part.reshape(-1, picture.shape[1], *part.shape[2:]) for part, picture in parts]
+
+
+def _at_size(picture: Tensor, height: int, width: int) -> Tensor:
+    cut = cut_to_shape(picture, height, width)
+    if cut.shape[-2:] == (height, width):
+        return cut
+    return F.interpolate(cut, (height, width), mode="nearest-exact")
 
 
 def spread(features: Tensor, batch: int) -> Tensor:

@@ -48,6 +48,16 @@ class Control(ResidualControl):
         other.typed_hints = self.typed_hints
         return other
 
+    @property
+    def hints(self) -> list[Tensor]:
+        # Union Hints comes before the hint is set.
+        return super().hints if self.hint is None else list(self.typed_hints.values()) or [self.hint]
+
+    def take_hints(self, hints: list[Tensor]) -> None:
+        self.hint = hints[0]
+        if len(hints) == len(self.typed_hints):
+            self.typed_hints = dict(zip(self.typed_hints, hints, strict=True))
+
     def set_cond_hint(self, cond_hint: Tensor, *args: Any, **options: Any) -> "Control":
         return super().set_cond_hint(self.prepared(cond_hint), *args, **options)
 
@@ -85,7 +95,7 @@ class Control(ResidualControl):
         about 16 times the features), for the cond and uncond halves of each hinted latent, of at most
         1024x1024 pixels.
         """
-        hint, config = self.cond_hint_original, self.config
+        hint, config = self.hint, self.config
         if hint is None or not isinstance(config, UNetConfig):
             return super().inference_memory_requirements(dtype)
         # A hint may be a photo many times larger than the picture, whose size is not told here.
@@ -124,16 +134,16 @@ class Control(ResidualControl):
 
     def _encode(self, call: Call, height: int, width: int) -> Features:
         """The hint, or each of a union network's, at the latent's size, encoded."""
-        if self.cond_hint_original is None:
+        if self.hint is None:
             raise ControlError("this control has no hint; connect it to an Apply ControlNet node first.")
         net = self.network.net
         # "control_type" is what the host's node for union types sets.
         typed = self.typed_hints or {
-            number: self.cond_hint_original for number in self.extra_args.get("control_type") or ()
+            number: self.hint for number in self.extra_args.get("control_type") or ()
         }
         # The host's node may be wired to any ControlNet, and tells those without types nothing.
         if not typed or not hasattr(net, "encode_hints"):
-            return net.encode_hint(self._at_size(self.cond_hint_original, call, height, width))
+            return net.encode_hint(self._at_size(self.hint, call, height, width))
         # Hints of unlike numbers of pictures, each from its first one again, come round together at the least
         # common multiple.
         count = min(math.lcm(*(hint.shape[0] for hint in typed.values())), call.total)

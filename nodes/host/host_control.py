@@ -44,6 +44,10 @@ class HostControl(ResidualControl):
         other.prepared = self.prepared
         return other
 
+    def take_hints(self, hints: list[Tensor]) -> None:
+        super().take_hints(hints)
+        self.prepared = foreign.kept_hints(self.inner, hints[0], self.inner.vae, self.extra_concat_orig)
+
     def set_cond_hint(
         self,
         cond_hint: Tensor,
@@ -95,7 +99,7 @@ class HostControl(ResidualControl):
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         own = self.inner.inference_memory_requirements(dtype)
-        hint, kept = self.cond_hint_original, 0 if self.steady else self.reuse.kept
+        hint, kept = self.hint, 0 if self.steady else self.reuse.kept
         if hint is not None and kept:
             # As Control counts: for cond and uncond, of at most 1024x1024 pixels.
             area = min(hint.shape[-1] * hint.shape[-2], 1024**2) / 64
@@ -126,7 +130,7 @@ class HostControl(ResidualControl):
 
         It cuts its hint to the batch for good, so each choice of frames gets its own.
         """
-        inner, whole = self.inner, self.inner.cond_hint_original
+        inner, whole = self.inner, self.hint
         key = foreign.prepared_key(inner, call.frames, call.x.shape[-2:], call.window, call.chunks)
         foreign.put_prepared(inner, self.prepared.get(key), call.x.device)
         if whole is not None:

@@ -1,5 +1,6 @@
 """Several controls that act as one."""
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +10,9 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...cnet_core.control.hint import stacked, unstacked
 from ...cnet_core.control.merge import Rule
+from ...cnet_core.errors import ControlError
 from ..answers import Answer, Parts, merge_parts
 from .calls import Call
 from .models import size_of
@@ -24,10 +27,44 @@ class MergedControl(comfy.controlnet.ControlBase):
         self.controls = list(controls)
         self.rule = rule
 
+    @property
+    def cond_hint_original(self) -> Tensor | None:
+        """All that lies over the picture, as one tensor: the hints and masks of all units; see Steered."""
+        pictures = self._pictures
+        return stacked(pictures) if pictures else None
+
+    @cond_hint_original.setter
+    def cond_hint_original(self, value: Tensor | None) -> None:
+        if value is None:
+            return
+        pictures = self._pictures
+        parts = unstacked(value, pictures)
+        if parts is None:
+            raise ControlError(
+                f"a tensor of shape {tuple(value.shape)} cannot be the hints of this merge, which have "
+                f"the shapes {[tuple(picture.shape) for picture in pictures]}: connect the node that gives "
+                "controls new hints before Merge Controls, or apply the controls one after the other."
+            )
+        left = iter(parts)
+        # Copies, because other merges hold these units too.
+        self.controls = [control.copy() for control in self.controls]
+        for control in self.controls:
+            control.take_pictures([next(left) for _ in control.pictures])
+
+    @property
+    def _pictures(self) -> list[Tensor]:
+        return [picture for control in self.controls for picture in control.pictures]
+
     def copy(self) -> "MergedControl":
         other = MergedControl(self.controls, self.rule)
         self.copy_to(other)
         return other
+
+    def copy_to(self, other: "MergedControl") -> None:
+        # As if without units: the host's own would stack their hints.
+        bare = copy.copy(self)
+        bare.controls = []
+        super(MergedControl, bare).copy_to(other)
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         super().pre_run(model, percent_to_timestep_function)

@@ -72,7 +72,7 @@ class ReferenceControl(Steered):
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         super().pre_run(model, percent_to_timestep_function)
         config = base_config(model, "the reference control")
-        if self.vae is None or self.cond_hint_original is None:
+        if self.vae is None or self.hint is None:
             raise HintError(
                 "the reference control needs its picture and a VAE to read it; connect both, the base "
                 "model's VAE, to an Apply ControlNet node."
@@ -83,8 +83,8 @@ class ReferenceControl(Steered):
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         """Bytes of the keys and values that a step keeps, for pictures of at most 1024x1024."""
         kept = 0
-        if self.cond_hint_original is not None:
-            images, _, height, width = self.cond_hint_original.shape
+        if self.hint is not None:
+            images, _, height, width = self.hint.shape
             sides = 1 if self.style_fidelity == 1 else 2
             kept = sides * images * min(height * width, 1024**2) * _VALUES_PER_PIXEL
         size = comfy.model_management.dtype_size(dtype)
@@ -181,7 +181,7 @@ class ReferenceControl(Steered):
 
     def _encode(self, height: int, width: int) -> Tensor:
         ratio = self.compression_ratio
-        image = self.cond_hint_original
+        image = self.hint
         assert image is not None
         method = "area" if image.shape[-2] > height * ratio else "bicubic"
         image = comfy.utils.common_upscale(image, width * ratio, height * ratio, method, "center")

@@ -4,6 +4,7 @@ The contract is that of `comfy.controlnet.ControlBase`, of which ours are subcla
 host adds to it arrives here too.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...cnet_core.control.hint import stacked, unstacked
 from ...cnet_core.control.mask import fit_mask, leaves_some, token_grid
 from ...cnet_core.control.merge import Rule
 from ...cnet_core.control.reuse import Reuse
@@ -32,6 +34,10 @@ from .overlap import Awaited, beside
 class Steered(comfy.controlnet.ControlBase):
     """A control that is weighed over time, frames, sides, blocks and space."""
 
+    # The hint as it was given, [B,C,H,W].
+    hint: Tensor | None = None
+    run: Run | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self.weighting = Weighting()
@@ -39,7 +45,47 @@ class Steered(comfy.controlnet.ControlBase):
         self.reuse = Reuse()
         # Whether it runs beside the UNet's encoder, where the device can.
         self.overlap = False
-        self.run: Run | None = None
+
+    @property
+    def cond_hint_original(self) -> Tensor | None:
+        """All that lies over the picture, as one tensor: the hints, and the mask.
+
+        Tiled upscalers take it from a copy of a control, cut a tile out of it, and assign that to the copy.
+        """
+        pictures = self.pictures
+        return stacked(pictures) if pictures else None
+
+    @cond_hint_original.setter
+    def cond_hint_original(self, value: Tensor | None) -> None:
+        if value is None:
+            self.hint = None
+        elif self.hint is not None and (parts := unstacked(value, self.pictures)) is not None:
+            self.take_pictures(parts)
+        else:
+            self.take_hints([value])
+        if self.run is not None:
+            self.run.forget()
+
+    @property
+    def hints(self) -> list[Tensor]:
+        return [] if self.hint is None else [self.hint]
+
+    def take_hints(self, hints: list[Tensor]) -> None:
+        """Others in place of `hints`, or a first one."""
+        self.hint = hints[0]
+
+    @property
+    def pictures(self) -> list[Tensor]:
+        """The hints and the masks [B,C,H,W]; none where there is no hint yet."""
+        hints, mask = self.hints, self.weighting.mask
+        return hints if mask is None or not hints else [*hints, mask[:, None]]
+
+    def take_pictures(self, pictures: list[Tensor]) -> None:
+        """Others in place of `pictures`."""
+        count = len(self.hints)
+        self.take_hints(pictures[:count])
+        for mask in pictures[count:]:
+            self.weighting = replace(self.weighting, mask=mask[:, 0])
 
     @property
     def kind_of_base(self) -> str | None:
@@ -52,7 +98,11 @@ class Steered(comfy.controlnet.ControlBase):
         return None
 
     def copy_to(self, other: "Steered") -> None:
-        super().copy_to(other)
+        # As if without a hint: the host's own would stack it with the mask.
+        bare = copy.copy(self)
+        bare.hint = None
+        super(Steered, bare).copy_to(other)
+        other.hint = self.hint
         other.weighting, other.reuse, other.overlap = self.weighting, self.reuse, self.overlap
 
     def set_cond_hint(

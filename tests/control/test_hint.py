@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnet_core.control.hint import extended, prepare_hint, spread
+from cnet_core.control.hint import extended, prepare_hint, spread, stacked, unstacked
 from cnet_core.control.residuals import Residuals
 from cnet_core.errors import HintError
 
@@ -133,3 +133,20 @@ def test_extended_repeats_the_last_pixels_up_to_a_multiple(size):
     assert torch.equal(longer[..., : size[0], : size[1]], image)
     assert (longer[..., size[0] :, : size[1]] == image[..., -1:, :]).all()
     assert (longer[..., size[1] :] == longer[..., size[1] - 1 : size[1]]).all()
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 1), (3, 1, 3), (2, 3, 1), (1,), (4,)])
+def test_what_is_cut_out_of_stacked_pictures_is_cut_out_of_each(counts):
+    pictures = [torch.rand(count, 1 + i, 16, 24) for i, count in enumerate(counts)]
+    stack = stacked(pictures)
+    assert stack.shape[-2:] == (16, 24)
+    parts = unstacked(stack[..., 4:12, 6:], pictures)
+    for part, picture in zip(parts, pictures, strict=True):
+        assert torch.equal(part, picture[..., 4:12, 6:].expand(part.shape[0], -1, -1, -1))
+
+
+def test_smaller_pictures_of_a_stack_are_cut_and_enlarged_to_the_largest():
+    small = torch.rand(1, 3, 12, 8)
+    parts = unstacked(stacked([small, torch.rand(1, 3, 16, 16)]), [small, small])
+    assert torch.equal(parts[0], small[..., 2:10, :].repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert unstacked(torch.zeros(1, 5, 8, 8), [small, small]) is None
