@@ -105,7 +105,7 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def fetched(annotator: Annotator, folder: Path) -> None:
-    """Download what an annotator lacks into a folder, with a bar for each file, and say where its files are."""
+    """Download what an annotator lacks into a folder, with a bar for each, and say where its files are."""
     bars: dict[WeightFile, tqdm] = {}
 
     def report(weight: WeightFile, came: int, expected: int) -> None:
