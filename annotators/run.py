@@ -289,8 +289,8 @@ def _empty_caches() -> None:
 def _joined(parts: Iterable[Annotation], count: int) -> Annotation:
     """The annotations of `count` pictures as one. Parts are let go as they come: less memory, and the next
     one gets that of the last, still in the caches."""
-    maps: dict[str, Tensor] = {}
-    lists: dict[str, list[Any]] = {}
+    maps: dict[str, Any] = {}
+    lists: dict[str, Any] = {}
     done = size = 0
     for part in parts:
         for name, value in vars(part).items():

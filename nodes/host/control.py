@@ -186,7 +186,7 @@ class Control(ResidualControl):
         # Where a prompt is drawn into an area, the host gives the other side the same id. What one stream
         # computes another would have to wait for.
         sides = tuple(call.sides), tuple(call.options["uuids"])
-        key = (self.network, stream_of(tokens.device), *sides, tokens.shape)
+        key: tuple[Any, ...] = (self.network, stream_of(tokens.device), *sides, tokens.shape)
         if key not in self.run.alike:
             self.run.alike[key] = first_alike(tokens, call.chunks)
         wanted = [self.run.alike[key][row] for row in rows]

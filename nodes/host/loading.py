@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import comfy.controlnet
+import comfy.model_management
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from ...cnet_core.errors import CheckpointError
 from ...cnet_core.networks.lllite import LLLite
 from .control import Control
 from .folders import controlnet_path
+from .foreign import network_of
 from .lllite import LLLiteControl
 from .models import (
     FASTEST,
@@ -24,6 +26,7 @@ from .models import (
     attention_for,
     base_config,
     device_pace,
+    dtype_of,
     encoder_tensors,
     place_of_work,
 )
@@ -48,7 +51,7 @@ def load_control(
     those whose weights add to another ControlNet's. precision: a key of PRECISIONS; pooling: global average
     pooling of the residuals, "auto" as the file's metadata says, "on" or "off". compiled: by torch.compile,
     when it first runs. overlap: it runs beside the UNet's encoder, on CUDA.
-    A base that the file does not need is named in the log.
+    Inputs that have no effect on the file are named in the log.
     Families that the host knows and we do not are made by the host, those of a newer host too. Raises
     CheckpointError for all others.
     """
@@ -78,9 +81,26 @@ def load_control(
         return load_native(opened, name, base, precision, pooling, compiled, overlap)
     loader = _hosts_loader()
     if family.kind == "host" and loader is not None:
-        control = loader(path)
+        weights = dtype_of(precision)
+        # HunyuanDiT's network has layers that compute only in the precision of their weights.
+        cast = comfy.model_management.unet_manual_cast(
+            weights or torch.float32, comfy.model_management.get_torch_device()
+        )
+        told = weights is not None and not (family.id == "hunyuan_dit" and cast)
+        control = loader(path, model_options={"dtype": weights} if told else {})
         if control is None:
             raise CheckpointError(f"{path} looks like a {family.name}, but the host could not load it.")
+        refused = {
+            "precision": weights is not None and weights not in _dtypes(control),
+            "global_average_pooling": pooling == "on",
+            "compile": compiled,
+            "overlap": overlap,
+        }
+        for setting in (name for name, given in refused.items() if given):
+            logging.warning(
+                f"{name} is a {family.name}, which the host loads and runs: {setting} has no effect on it, "
+                "set it back to its default."
+            )
         return control
     raise refuse(file, family)
 
@@ -103,6 +123,12 @@ def _by_a_newer_host(path: str, unknown: CheckpointError) -> Any:
     if control is None:
         raise unknown
     return control
+
+
+def _dtypes(control: Any) -> set[torch.dtype]:
+    """Those of the weights of a host's control."""
+    network = network_of(control)
+    return set() if network is None else {weight.dtype for weight in network.parameters()}
 
 
 def load_native(

@@ -120,17 +120,21 @@ def patched_tensors(patcher: Any, prefix: str = "") -> dict[str, Tensor]:
     return tensors
 
 
+def dtype_of(precision: str) -> torch.dtype | None:
+    """The dtype of weights that are kept by a key of PRECISIONS; None where the host chooses."""
+    return device_pace().fastest.dtype if precision == FASTEST else PRECISIONS[precision]
+
+
 def place_of_work(file_dtype: torch.dtype, precision: str = "auto") -> tuple[torch.dtype, torch.dtype, Any]:
     """(dtype of the weights, dtype of the arithmetic, layers) by which the host runs such a file.
 
     precision: a key of PRECISIONS.
     """
     management = comfy.model_management
+    weights = dtype_of(precision)
     if precision == FASTEST:
-        fastest = device_pace().fastest.dtype
-        return fastest, fastest, comfy.ops.pick_operations(fastest, None)
+        return weights, weights, comfy.ops.pick_operations(weights, None)
     supported = [torch.float16, torch.bfloat16, torch.float32]
-    weights = PRECISIONS[precision]
     if weights is None:
         weights = management.unet_dtype(supported_dtypes=supported, weight_dtype=file_dtype)
     cast = management.unet_manual_cast(weights, management.get_torch_device(), supported)

@@ -4,6 +4,10 @@ import gc
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
+from minihost import shims
+from minihost.shims.controlnet import ControlBase
 
 FILE = "first.safetensors"
 
@@ -24,6 +28,47 @@ def test_a_file_loaded_twice_is_one_copy_while_it_is_used(load):
     gc.collect()
     fresh = load()
     assert id(fresh.network.patcher) != kept or fresh.network is load().network
+
+
+@pytest.fixture
+def for_flux(files, monkeypatch):
+    """A file of a family that hosts load, and what this one's loader was told and gives."""
+    save_file(
+        {
+            "controlnet_blocks.0.weight": torch.zeros(1),
+            "double_blocks.0.img_attn.norm.key_norm.scale": torch.zeros(1),
+        },
+        files / "for_flux.safetensors",
+    )
+    asked = []
+
+    def load_controlnet(path, model=None, model_options={}):  # noqa: B006 (the host's signature)
+        asked.append(model_options)
+        control = ControlBase()
+        control.control_model = torch.nn.Linear(2, 2, dtype=model_options.get("dtype", torch.float32))
+        return control
+
+    monkeypatch.setattr(shims.controlnet, "load_controlnet", load_controlnet, raising=False)
+    return asked
+
+
+def test_a_precision_is_told_to_the_hosts_loader(load, for_flux, caplog):
+    for precision, options in {"auto": {}, "fp16": {"dtype": torch.float16}}.items():
+        for_flux.clear()
+        load("for_flux.safetensors", precision=precision)
+        assert for_flux == [options]
+    assert not caplog.records
+
+
+def test_settings_that_the_hosts_families_do_not_have_are_named_in_the_log(load, for_flux, caplog):
+    load("for_flux.safetensors", global_average_pooling="on", compile=True, overlap=True)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert all("for_flux.safetensors is a Flux ControlNet" in message for message in told)
+    assert [message.split(": ")[1].split()[0] for message in told] == [
+        "global_average_pooling",
+        "compile",
+        "overlap",
+    ]
 
 
 def test_a_replaced_file_is_another_network(load, files):

@@ -28,7 +28,7 @@ import torch  # noqa: E402
 
 sys.path.append(str(HERE))
 from packs import load_pack  # noqa: E402
-from tiny import CPU, FAMILIES, SD15, Family, TinyVAE, sd15_control  # noqa: E402
+from tiny import CPU, FAMILIES, SD15, Family, TinyVAE, _All, sd15_control  # noqa: E402
 
 # The host's own nodes ask for its server only when they show pictures.
 import nodes as host_nodes  # noqa: E402
@@ -204,6 +204,42 @@ def an_inpaint_hint_is_handed_on(b: Bench) -> None:
     theirs = b.draw(b.hosts(image=hint))
     differs(theirs, b.draw(b.hosts(image=hint.clamp(min=0))))
     same(b.draw(b.ours(image=hint)), theirs, 1e-5)
+
+
+def precision_reaches_the_network(b: Bench) -> None:
+    """Of families that the host loads for our node; what cannot act is named in the log."""
+    if not b.family.by_node:
+        raise NotMeantError
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
+    logging.getLogger().addHandler(handler)
+    try:
+        for settings in (
+            {"precision": "bf16"},
+            {"global_average_pooling": "on", "compile": True, "overlap": True},
+        ):
+            with _All(b.family.patches()):
+                control = b.node(
+                    "CNetLoadControlNet", control_net_name=f"{b.family.name}.safetensors", **settings
+                )
+            net = getattr(control, "control_model", None) or control.t2i_model
+            found = {p.dtype for p in net.parameters()}
+            if "precision" in settings:
+                # The host chooses for two; of another, layers cannot compute in what a CPU computes in.
+                acts = b.family.name not in ("sd35", "cascade", "hunyuan_dit")
+                assert (torch.bfloat16 in found) == acts, found
+                assert [message.split(": ")[1].split()[0] for message in told] == ["precision"] * (not acts)
+                if acts:
+                    drawn, exact = b.draw(b.ours(control_net=control)), b.draw(b.ours())
+                    same(drawn, exact, 0.1)
+            else:
+                assert torch.bfloat16 not in found
+                named = [message.split(": ")[1].split()[0] for message in told]
+                assert named == ["global_average_pooling", "compile", "overlap"], told
+            told.clear()
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def silence_is_absence(b: Bench) -> None:
@@ -435,6 +471,7 @@ def strengths_go_by_time_and_frame(b: Bench) -> None:
 CHECKS = [
     plain_equals_the_hosts,
     an_inpaint_hint_is_handed_on,
+    precision_reaches_the_network,
     silence_is_absence,
     a_half_mask_acts_on_its_half,
     each_block_has_its_weight,
