@@ -59,8 +59,8 @@ def with_hint(
     """A copy of a CONTROL_NET, ours or the host's, that holds this hint IMAGE [B,H,W,C] and these settings.
 
     image: None for a CONTROL_NET that holds its hints already. Raises HintError for a missing hint, or one
-    too many, and for a missing VAE; ControlError for something else in place of the CONTROL_NET, and for a
-    union type that its file lacks.
+    too many, and for a missing VAE or inpainting mask; ControlError for something else in place of the
+    CONTROL_NET, and for a union type that its file lacks.
     """
     if not hasattr(control_net, "set_cond_hint"):
         # Loaders of other packs give None for a file that they do not know.
@@ -80,6 +80,14 @@ def with_hint(
         raise HintError(
             "this ControlNet reads its hint as a latent; connect the base model's VAE to the vae input."
         )
+    masks = list(getattr(control_net, "extra_concat_orig", ()))
+    if getattr(control_net, "concat_mask", False) and not masks:
+        # Without one the host says that nothing is to be painted.
+        raise HintError(
+            "this ControlNet reads a mask of what is to be painted beside its image, which this node does "
+            "not take; apply it with ComfyUI's Apply ControlNet Inpainting (AliMama), which chains with the "
+            "others."
+        )
     _check_type(control_net)
     control = control_net.copy()
     if not isinstance(control, Steered):
@@ -87,7 +95,7 @@ def with_hint(
     timing = weighting.timing
     span = (timing.start_percent, timing.end_percent)
     hint = next(iter(typed.values())) if image is None else image.movedim(-1, 1)
-    control.set_cond_hint(hint, timing.strength, span, vae=vae)
+    control.set_cond_hint(hint, timing.strength, span, vae=vae, extra_concat=masks)
     control.weighting, control.reuse = weighting, reuse
     return control
 

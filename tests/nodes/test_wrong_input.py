@@ -207,6 +207,12 @@ def hosts_control_that_answers_for_one_row(b: Any) -> bool:
     return equal(single, every)
 
 
+def inpainting_mask_that_is_there(b: Any) -> bool:
+    mask = torch.rand(1, 1, 4, 5)
+    control = b.apply(b.prompts, Inpainting(mask), b.hint)["positive"][0][1]["control"]
+    return [torch.equal(kept, mask) for kept in control.inner.extra_concat_orig] == [True]
+
+
 HANDLED = {
     "RGBA hint: laid over black": rgba_hint,
     "RGBA hint for a host's control: laid over black": rgba_hint_for_a_hosts_control,
@@ -215,6 +221,7 @@ HANDLED = {
     "hint values beyond -1..1: clamped": values_beyond_the_range,
     "-1 in an inpaint hint: handed on": inpaint_hint,
     "-1 in a hint that a VAE encodes: black": marks_on_the_way_to_a_vae,
+    "mask that an inpainting control holds: kept": inpainting_mask_that_is_there,
     "fewer hints than pictures: from the first one again": fewer_hints_than_pictures,
     "more hints than pictures: the first ones": more_hints_than_pictures,
     "hint of another size: fitted": hint_of_another_size,
@@ -280,6 +287,14 @@ REFUSED = {
     "no VAE for a unit": (
         lambda b: b.unit(Adapter(latent_format=object()), b.hint),
         ["connect the base model's VAE"],
+    ),
+    "inpainting control whose mask would be lost": (
+        lambda b: b.apply(b.prompts, Inpainting(), b.hint),
+        ["a mask of what is to be painted", "Apply ControlNet Inpainting (AliMama)"],
+    ),
+    "inpainting control whose mask would be lost, in a unit": (
+        lambda b: b.unit(Inpainting(), b.hint),
+        ["a mask of what is to be painted", "Apply ControlNet Inpainting (AliMama)"],
     ),
     "NaN in the hint": (
         lambda b: b.apply(b.prompts, b.control, broken(b, math.nan)),
@@ -460,6 +475,19 @@ class Wide(Adapter):
     def get_control(self, *question):
         value = super().get_control(*question)["output"][0]
         return {"input": [], "middle": [], "output": [value.repeat(1, 2, 1, 1), None, None, None]}
+
+
+class Inpainting(Adapter):
+    """A host's control that reads a mask beside its hint."""
+
+    def __init__(self, *masks: torch.Tensor):
+        super().__init__()
+        self.concat_mask, self.extra_concat_orig = True, list(masks)
+
+    def copy(self) -> "Inpainting":
+        other = Inpainting()
+        self.copy_to(other)
+        return other
 
 
 class ForFlux(Adapter):
