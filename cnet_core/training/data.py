@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ One folder holds the data, in one of these layouts:
   images/NAME.png  hints/NAME.png  captions/NAME.txt
       Paired by NAME, whatever the suffixes, subfolders included. Captions may also lie beside the images.
   NAME.png  NAME_hint.png  NAME.txt
-      All in one folder.
+      All in one folder. Other texts in it are no captions.
   metadata.jsonl
       One JSON object a line: file_name, conditioning_image, text (paths from the folder).
   prompt.json
@@ -229,7 +230,13 @@ def _from_names(folder: Path) -> Dataset:
     # Captions of the same names lie in their own folder, or beside the images.
     texts = inside["caption"] or pictures
     for path in sorted(p for p in texts.rglob("*") if p.suffix.lower() in _CAPTION_SUFFIXES and p.is_file()):
-        captions.add(_stem(path, texts), path)
+        stem = _stem(path, texts)
+        if inside["caption"] is None and stem not in images.paths:
+            # Beside pictures a README.txt or a licence may lie.
+            message = "has the name of no picture, so it is no caption."
+            problems.append(Problem("orphan", str(path), message, fatal=False))
+        else:
+            captions.add(stem, path)
     return _paired(str(folder), images.paths, hints.paths, captions.paths, problems)
 
 
@@ -265,7 +272,6 @@ def _paired(
             pairs.append(Pair(stem, image, hint, caption))
     for stem in hints.keys() - images.keys():
         orphan(hints[stem], "picture")
-    # A README.txt may lie around; in a folder of captions, or beside captions, nothing else should.
     for stem in captions.keys() - images.keys():
         orphan(captions[stem], "picture")
     pairs.sort(key=lambda pair: pair.name)
@@ -276,7 +282,8 @@ def _paired(
 def _from_lines(folder: Path, listing: Path) -> Dataset:
     """Pairs of a file with one JSON object a line; a JSON list of such objects serves too."""
     problems: list[Problem] = []
-    pairs: dict[str, Pair] = {}
+    pairs: dict[Path, Pair] = {}
+    named: set[Path] = set()
     for number, row in _rows(listing, problems):
         where = f"{listing.name} line {number}"
         try:
@@ -284,22 +291,39 @@ def _from_lines(folder: Path, listing: Path) -> Dataset:
         except DataError as error:
             problems.append(Problem("layout", where, str(error)))
             continue
-        missing = [p for p in (pair.image, pair.hint) if isinstance(p, Path) and not p.is_file()]
+        files = [Path(os.path.abspath(p)) for p in (pair.image, pair.hint) if isinstance(p, Path)]
+        named.update(files)
+        missing = [path for path in files if not path.is_file()]
         for path in missing:
             problems.append(
                 Problem("orphan", where, f"names {path}, which does not exist; add it or remove the line.")
             )
-        if pair.name in pairs:
+        if files[0] in pairs:
             problems.append(Problem("duplicate", where, f"names {pair.name} a second time; remove one line."))
         elif not missing:
-            pairs[pair.name] = pair
+            pairs[files[0]] = pair
+    for path in _pictures_in(folder):
+        if Path(os.path.abspath(path)) not in named:
+            message = f"is named by no line of {listing.name}; it is left out."
+            problems.append(Problem("orphan", str(path), message, fatal=False))
     with_hint = [pair for pair in pairs.values() if pair.hint is not None]
     if with_hint and len(with_hint) < len(pairs):
         for pair in pairs.values():
             if pair.hint is None:
                 problems.append(Problem("orphan", pair.name, f"has no hint in {listing.name}, others have."))
-    kept = sorted(with_hint or pairs.values(), key=lambda pair: pair.name)
+    kept = sorted(_told_apart(with_hint or list(pairs.values())), key=lambda pair: pair.name)
     return Dataset(tuple(kept), tuple(problems), str(folder))
+
+
+def _told_apart(pairs: list[Pair]) -> list[Pair]:
+    """Pairs whose names keep the suffix where two pictures differ in nothing else."""
+    counts = Counter(pair.name for pair in pairs)
+    return [
+        replace(pair, name=f"{pair.name}{pair.image.suffix}")
+        if counts[pair.name] > 1 and isinstance(pair.image, Path)
+        else pair
+        for pair in pairs
+    ]
 
 
 def _rows(listing: Path, problems: list[Problem]) -> Iterable[tuple[int, Any]]:

@@ -149,6 +149,43 @@ def test_a_listing_names_its_bad_lines(tmp_path):
     assert "second time" in found["duplicate"][0]
 
 
+def test_pictures_that_no_line_names_are_noted(tmp_path):
+    for name in ("a.png", "h/a.png", "forgotten.png"):
+        picture(tmp_path / name)
+    line = {"file_name": "./a.png", "conditioning_image": "h/a.png", "text": "a"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line), "utf-8")
+    (note,) = read_folder(tmp_path).problems
+    assert note.where.endswith("forgotten.png") and "named by no line" in note.message and not note.fatal
+
+
+def test_pictures_that_differ_in_their_suffix_are_two_pairs(tmp_path):
+    for name in ("a.png", "a.jpg", "b.png"):
+        picture(tmp_path / name)
+    lines = (json.dumps({"file_name": name, "text": name}) for name in ("a.png", "a.jpg", "b.png"))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
+    dataset = read_folder(tmp_path)
+    assert [(pair.name, pair.caption) for pair in dataset.pairs] == [
+        ("a.jpg", "a.jpg"),
+        ("a.png", "a.png"),
+        ("b", "b.png"),
+    ]
+    assert not dataset.problems
+
+
+def test_a_text_of_another_name_beside_pictures_is_no_caption(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png")
+        picture(tmp_path / f"{name}_hint.png")
+    caption(tmp_path / "README.txt", "about")
+    assert names(tmp_path) == [("a.png", "a_hint.png", ""), ("b.png", "b_hint.png", "")]
+    (note,) = read_folder(tmp_path).problems
+    assert "README.txt" in note.where and not note.fatal
+    caption(tmp_path / "a.txt", "a")
+    assert [str(p) for p in read_folder(tmp_path).problems if p.fatal] == [
+        f"{tmp_path / 'b.png'}: has no caption of the same name; add it or remove this."
+    ]
+
+
 def test_an_empty_folder_teaches_the_layouts(tmp_path):
     with pytest.raises(DataError, match=r"holds no pictures[\s\S]*images/NAME\.png[\s\S]*prompt\.json"):
         read_folder(tmp_path)
