@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from ..checkpoints import base_name, load_unet, read_state_dict
 from ..errors import TrainingError
-from ..networks.config import UNetConfig
+from ..networks.config import SD21, UNetConfig
 from .cache import Cache
 from .config import Settings
 from .encoders import MiniEncoders
@@ -38,8 +38,12 @@ Train a ControlNet on a cache. Everything may be said by flags, in a TOML file (
   memory = 12
 
 The defaults suit some thousands of pairs. The loss of a diffusion model hardly falls while a ControlNet
-learns, so judge it by its probes and their fidelity. Ctrl-C writes a state and stops; `resume` goes on from
-it exactly. On several GPUs: accelerate launch -m cnet_core.training fit ...
+learns, so judge it by its probes and their fidelity. The shell draws probes with the mini model only
+(--encoders, --probe-every). For Stable Diffusion, try in ComfyUI what `export` writes, or train there: the
+node Train ControlNet draws probes with the model's own VAE.
+
+Ctrl-C writes a state and stops; `resume` goes on from it exactly. On several GPUs:
+accelerate launch -m cnet_core.training fit ...
 """
 _RESUME = f"""\
 Go on with a training from its newest state, to the same weights as if it had never stopped. All that it was
@@ -104,6 +108,11 @@ def _ready(plan: Plan, group: Processes) -> _Ready:
         suggested["prediction"] = told
     settings = plan.settled(suggested)
     base = load_unet(plan.base, PRECISIONS[settings.precision])
+    if base.config.context_dim == SD21.context_dim and not told and "prediction" not in plan.settings:
+        raise TrainingError(
+            f"{plan.base} is an SD2.x model and does not say what it predicts. Say it: --prediction v for "
+            "768-v checkpoints (SD2.0 and SD2.1 at 768), --prediction eps for base ones (at 512)."
+        )
     cache = Cache(plan.cache)
     scale = cache.manifest.latent_scale or _LATENT_SCALES.get(base.config.context_dim)
     source = CachedSource(cache, base.config, scale)

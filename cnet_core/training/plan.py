@@ -26,7 +26,8 @@ _PATHS = {
     "base": "the base model to train for: a checkpoint or a UNet, SD1.5, SD2.x, SDXL or mini",
     "out": "the training's folder: states to resume from, curves, probes, and the result",
     "init": "a ControlNet or union file to go on from, instead of a copy of the base's encoder",
-    "encoders": "the folder whose autoencoder draws the probes, such as demo/weights; without: no probes",
+    "encoders": "the folder whose autoencoder draws the probes, such as demo/weights; without: no probes. "
+    "Those of Stable Diffusion are not read here",
 }
 _KINDS = {name: "FILE" if name in ("base", "init") else "FOLDER" for name in _PATHS}
 _OTHERS = {

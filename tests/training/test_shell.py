@@ -1,8 +1,10 @@
 """The shell's fit, resume and export: what is told, what is written, and what is refused."""
 
 import random
+import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,6 +35,16 @@ def test_a_training_ends_with_a_network_that_says_what_it_is(told, tmp_path, cap
     # Told by the base's file.
     assert about["cnet.prediction"] == "v"
     assert {tensor.dtype for tensor in result(tmp_path / "pose").values()} == {torch.float16}
+
+
+def test_an_sd2_base_that_does_not_say_what_it_predicts_is_refused(told, tmp_path, capsys):
+    save_unet(make_base(replace(CONFIG, context_dim=1024)), tmp_path / "sd2.safetensors")
+    assert run("fit", *told, "--base", tmp_path / "sd2.safetensors") == 1
+    assert re.search(r"sd2\.safetensors is an SD2\.x model .*--prediction v .*eps", capsys.readouterr().err)
+    assert not (tmp_path / "pose").exists()
+    # Told, it goes on to what is wrong next.
+    assert run("fit", *told, "--base", tmp_path / "sd2.safetensors", "--prediction", "v") == 1
+    assert "channels of text" in capsys.readouterr().err
 
 
 def test_a_toml_file_says_the_same_from_its_own_folder_and_flags_win(told, tmp_path, monkeypatch):
