@@ -96,8 +96,9 @@ class TrainingData(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "What the hints show, which decides how they may be scaled and mirrored. auto: as "
-                        "the annotator says. areas: flat colours, which must not mix. skeleton: OpenPose's "
-                        "colours, exactly."
+                        "the annotator says. areas: flat colours, which must not mix. normals: x in red, as "
+                        "BAE's. midas_normals: x in blue, as those of the first release. skeleton: "
+                        "OpenPose's colours, exactly."
                     ),
                 ),
                 io.Boolean.Input(

@@ -22,7 +22,7 @@ from .buckets import bucket_of, buckets
 from .data import Dataset, Pair
 from .encoders import Encoders
 from .pictures import HINT_KINDS, HintKind, fitted, mirrored, mirrored_hint, window
-from .shards import Shards, write_whole
+from .shards import Shards, remove_parts, write_whole
 
 # Part of every key: raised whenever what is computed from the same input changes.
 _FORMAT = "1"
@@ -92,7 +92,7 @@ class Manifest:
     # Key of the empty prompt's text.
     empty: str
     preparation: Preparation
-    # The annotator's identity, "" where the hints were given.
+    # The annotator's identity, or what given hints are said to be made by, "" where nobody said.
     annotator: str
     latent_id: str
     text_id: str
@@ -164,14 +164,17 @@ def build(
     hint_maker: HintMaker | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     say: Callable[[str], None] = lambda message: None,
+    annotator: str = "",
 ) -> Cache:
     """Encode what the folder does not have yet of a validated dataset, and write down what belongs to it.
 
     progress: called with (done, total) before each encoding and at the end; what it raises (a Cancel) stops
-    the work, and what was encoded is kept. say: told of damaged shards, which are made anew.
+    the work, and what was encoded is kept. say: told of damaged shards, which are made anew. annotator: what
+    made the hints, in any words, where no hint_maker does.
     Raises DataError for pictures that cannot be read, pairs without hints, a full disk, no permission.
     """
     folder = Path(folder)
+    remove_parts(folder)
     shards = {kind: Shards(folder, kind, verify=True) for kind in ("latents", "texts", "hints")}
     for kind in shards.values():
         for path, reason in kind.damaged.items():
@@ -208,7 +211,7 @@ def build(
         tuple(examples),
         texts[""],
         preparation,
-        hint_maker.identity if hint_maker else "",
+        hint_maker.identity if hint_maker else annotator,
         encoders.latent_id,
         encoders.text_id,
         encoders.latent_scale,

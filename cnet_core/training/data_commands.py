@@ -57,6 +57,12 @@ def add_data_commands(commands: Any) -> None:
         help="autoencoder.safetensors and text_encoder.safetensors, such as demo/weights",
     )
     cache.add_argument(
+        "--annotator",
+        default="",
+        metavar="NAME",
+        help="what made the hints, in any words; it is written into the trained network's file",
+    )
+    cache.add_argument(
         "--skip-broken", action="store_true", help="leave out pairs that cannot be trained on, naming them"
     )
     cache.set_defaults(run=_cache)
@@ -83,14 +89,18 @@ def _command(commands: Any, name: str, **texts: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--hint-kind",
         choices=HINT_KINDS,
-        help="what the hints show; areas (segmentation) are scaled without mixing colours; needed to mirror",
+        help=(
+            "what the hints show; areas (segmentation) are scaled without mixing colours; normals have x in "
+            "red (BAE, OpenGL), midas_normals in blue (MiDaS, of the first release); needed to mirror"
+        ),
     )
     parser.add_argument(
         "--mirror",
         action="store_true",
         help=(
             "train on each pair mirrored too. Normals turn their x, skeletons change left and right, which "
-            "needs exact OpenPose colours (PNG, no smoothing, no hands). Not for pictures with writing"
+            "needs exact OpenPose colours (PNG, no smoothing, hands clear of legs). Not for pictures with "
+            "writing"
         ),
     )
     return parser
@@ -136,6 +146,7 @@ def _cache(arguments: argparse.Namespace) -> int:
             preparation,
             progress=progress,
             say=lambda message: print(message, file=sys.stderr),
+            annotator=arguments.annotator,
         )
     print(f"{arguments.out}: {len(cache)} examples, data {cache.manifest.data_hash}")
     return 0

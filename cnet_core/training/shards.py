@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def write_whole(path: Path, content: bytes) -> None:
             f"{path} cannot be written: {error.strerror or error}. What was written before is whole; free "
             "space or mend the permissions, and run it again: it goes on from there."
         ) from error
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left half written. Younger than an hour, it may be another's at work."""
+    for part in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > 3600:
+                part.unlink()
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:

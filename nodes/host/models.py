@@ -132,7 +132,7 @@ def place_of_work(file_dtype: torch.dtype, precision: str = "auto") -> tuple[tor
     """
     management = comfy.model_management
     weights = dtype_of(precision)
-    if precision == FASTEST:
+    if precision == FASTEST and weights is not None:
         return weights, weights, comfy.ops.pick_operations(weights, None)
     supported = [torch.float16, torch.bfloat16, torch.float32]
     if weights is None:

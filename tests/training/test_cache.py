@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,16 @@ def test_a_folder_that_cannot_be_written_is_named(dataset, encoders, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match=r"file.*cannot be written"):
         build(dataset, encoders, tmp_path / "file", SMALL)
+
+
+def test_what_killed_processes_left_half_written_is_removed(dataset, encoders, tmp_path):
+    old, young = (tmp_path / f".latents-{name}.safetensors.123.part" for name in ("a", "b"))
+    for part in (old, young):
+        part.write_bytes(b"half")
+    long_ago = time.time() - 2 * 3600
+    os.utime(old, (long_ago, long_ago))
+    build(dataset, encoders, tmp_path, SMALL)
+    assert not old.exists() and young.exists()
 
 
 def test_a_damaged_manifest_is_named(dataset, encoders, tmp_path):

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cnet_core.checkpoints import load_unet
 from cnet_core.errors import DataError
 from cnet_core.training.cache import Cache
 from cnet_core.training.data_commands import add_data_commands
+from cnet_core.training.source import CachedSource
 
 REPO = Path(__file__).parents[2]
 
@@ -78,3 +80,9 @@ def test_the_help_teaches_the_layouts(capsys):
         run("validate", "--help")
     said = capsys.readouterr().out
     assert "metadata.jsonl" in said and "python -m annotators run" in said
+
+
+def test_what_made_given_hints_is_written_down(data, tmp_path):
+    assert run("cache", data, "--out", tmp_path / "cache", *CACHE, "--annotator", "Canny by hand") == 0
+    base = load_unet(REPO / "demo" / "weights" / "unet.safetensors").config
+    assert CachedSource(Cache(tmp_path / "cache"), base).facts["annotator"] == "Canny by hand"
