@@ -183,6 +183,14 @@ def test_run_again_a_finished_training_gives_what_it_gave_and_more_steps_go_on(f
     assert len(results(folders)) == 2
 
 
+def test_a_training_that_is_longer_already_is_given_and_said(folders, train, capsys):
+    _, first, _ = train(steps=3)
+    capsys.readouterr()
+    _, again, _ = train(steps=2)
+    assert first == again and len(results(folders)) == 1
+    assert "holds a training of 3 steps, more than 2" in capsys.readouterr().err
+
+
 def test_a_training_is_not_mixed_with_another(train):
     train()
     with pytest.raises(ValueError, match=r"rate was 0\.01, is 0\.02"):
