@@ -103,6 +103,7 @@ class CompareControls(io.ComfyNode):
         maps = _maps(names, blocks, record.size, latent_image["samples"])
         shown = [maps, sizes_chart(f"RMS of the residuals at {where}", list(blocks), names, sizes)]
         table = _table(where, names, list(blocks), sizes)
+        table = "\n".join([table, *_notes(controls, names, blocks, record.acted)])
         images = [image for picture in shown for image in ui.PreviewImage(picture).as_dict()["images"]]
         return io.NodeOutput(maps, table, ui={"images": images, "animated": (False,), "text": (table,)})
 
@@ -121,7 +122,7 @@ def _maps(
 
 
 def _table(where: str, names: list[str], blocks: list[str], sizes: list[list[float]]) -> str:
-    """Blocks down, controls across; a silent control says so."""
+    """Blocks down, controls across."""
     lines = [["block", *names]]
     lines += [[block, *(number(row[i]) for row in sizes)] for i, block in enumerate(blocks)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -131,6 +132,23 @@ def _table(where: str, names: list[str], blocks: list[str], sizes: list[list[flo
         )
         for line in lines
     ]
-    silent = [name for name, row in zip(names, sizes, strict=True) if not any(row)]
-    notes = [f"{name} is silent at this step: see its range and schedule." for name in silent]
-    return "\n".join([f"RMS of the residuals at {where}", *text, *notes])
+    return "\n".join([f"RMS of the residuals at {where}", *text])
+
+
+def _notes(
+    controls: list[host.Steered], names: list[str], blocks: dict[str, list[Tensor | None]], acted: list[bool]
+) -> list[str]:
+    """What numbers and maps do not tell: why a control has none, and why two have nothing in common."""
+    notes = []
+    heard = []
+    for i, name in enumerate(names):
+        says = {block for block, said in blocks.items() if said[i] is not None and said[i].any()}
+        heard.append(says)
+        if not says and acted[i] and controls[i].within:
+            notes.append(f"{name} acts inside the attention, and has no residuals to compare.")
+        elif not says:
+            notes.append(f"{name} is silent at this step: see its range and schedule.")
+    for i, k in combinations(range(len(names)), 2):
+        if heard[i] and heard[k] and not heard[i] & heard[k]:
+            notes.append(f"{names[i]} and {names[k]} share no block, so their map is grey throughout.")
+    return notes

@@ -10,8 +10,8 @@ from ..errors import ControlError
 PRESETS: dict[str, Callable[[int], list[float]]] = {
     "even": lambda count: [1.0] * count,
     # The release's balance (gradio apps, `strength * (0.825 ** float(12 - i))`), section 3.4 of the paper:
-    # over its 13 blocks, and as far from end to end over any other number of them.
-    "soft": lambda count: [0.825 ** (12 * (count - 1 - i) / max(1, count - 1)) for i in range(count)],
+    # over its 13 blocks. A transformer's dozens fall no further from end to end.
+    "soft": lambda count: [0.825 ** ((count - 1 - i) * 12 / max(12, count - 1)) for i in range(count)],
     "structure first": lambda count: [_way(i, count) for i in range(count)],
     "detail first": lambda count: [1 - _way(i, count) for i in range(count)],
 }

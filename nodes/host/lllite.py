@@ -22,6 +22,8 @@ class LLLiteControl(Control):
     anew for each call, so nothing of them outlives it.
     """
 
+    within = True
+
     def prepared(self, hint: Tensor) -> Tensor:
         # Its network scales 0..1 to -1..1 by itself.
         return prepare_hint(hint, self.network.net.hint_channels, lowest=0.0)

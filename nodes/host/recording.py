@@ -18,6 +18,8 @@ class Record:
     """What each control said on the prompt's side at the last call, weighed, and the noise level there."""
 
     spoken: list[Parts | None] = field(default_factory=list)
+    # Whether each control acted there, with residuals or without.
+    acted: list[bool] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     sigma: float = 0.0
     # (height, width) of the latent.
@@ -65,5 +67,6 @@ class RecordingControl(MergedControl):
         if COND in call.sides:
             first, record = call.sides.index(COND) * call.batch, self.record
             record.spoken, record.rows = spoken, list(range(first, first + call.batch))
+            record.acted = [any(control.rows(call)[first : first + call.batch]) for control in self.controls]
             record.sigma, record.size = call.sigma, (call.x.shape[-2], call.x.shape[-1])
         return spoken

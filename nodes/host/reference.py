@@ -47,6 +47,8 @@ class ReferenceControl(Steered):
     Raises ControlError for a style fidelity out of range.
     """
 
+    within = True
+
     def __init__(self, style_fidelity: float = 0.5):
         super().__init__()
         if not 0 <= style_fidelity <= 1:

@@ -37,6 +37,8 @@ class Steered(comfy.controlnet.ControlBase):
     # The hint as it was given, [B,C,H,W].
     hint: Tensor | None = None
     run: Run | None = None
+    # Whether it acts inside the UNet's own layers, and answers with no residuals.
+    within = False
 
     def __init__(self) -> None:
         super().__init__()

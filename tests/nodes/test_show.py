@@ -132,6 +132,38 @@ def test_a_control_out_of_its_range_is_silent(compare, load, unit, hint):
     assert "second is silent" in table
 
 
+def test_a_control_inside_the_attention_is_not_called_silent(call, base, compare, load, unit, hint):
+    reference = call("CNetReference", style_fidelity=0.5)
+    for span, note in (
+        ({}, "ReferenceControl acts inside the attention, and has no residuals"),
+        ({"start_percent": 0.9}, "ReferenceControl is silent at this step"),
+    ):
+        one = unit(reference, hint, vae=base[2], **span)
+        _, table = compare(unit(load("first"), hint), one)
+        assert note in table and table.count("ReferenceControl") == 2
+
+
+def test_controls_without_a_common_block_are_named(compare, load, unit, hint):
+    class Encoder(ControlBase):
+        """A host's control that speaks to the encoder, as adapters do."""
+
+        def copy(self):
+            other = Encoder()
+            self.copy_to(other)
+            return other
+
+        def get_models(self):
+            return []
+
+        def get_control(self, x_noisy, *rest):
+            return {"input": [torch.ones(x_noisy.shape[0], 32, 4, 5)], "middle": [], "output": []}
+
+    maps, table = compare(unit(load("first"), hint), unit(Encoder(), hint))
+    assert colour(maps) == [228, 228, 228]
+    assert "first and Encoder share no block" in table and "silent" not in table
+    assert "share no block" not in compare(unit(load("first"), hint), unit(load("second"), hint))[1]
+
+
 def test_each_pair_and_picture_has_its_map(compare, load, unit, hint):
     units = [unit(load("first"), hint), unit(load("second"), hint), unit(load("first"), 1 - hint)]
     assert compare(*units)[0].shape[0] == 3
