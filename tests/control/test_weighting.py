@@ -30,15 +30,13 @@ def test_soft_weights_are_the_releases_balance():
     assert BlockWeights("soft").of(13) == [0.825 ** (12 - i) for i in range(13)]
 
 
-@pytest.mark.parametrize("count", [2, 10, 25, 57, 60])
-def test_soft_weights_fall_as_far_over_any_number_of_blocks(count):
+@pytest.mark.parametrize("count", [25, 57, 60])
+def test_soft_weights_fall_as_far_over_the_many_blocks_of_transformers(count):
     weights = BlockWeights("soft").of(count)
     assert weights == sorted(weights)
     assert (weights[0], weights[-1]) == (pytest.approx(0.825**12), 1)
-    assert weights[(count - 1) // 3] == pytest.approx(0.825 ** (12 * (1 - (count - 1) // 3 / (count - 1))))
-    if count > 13:
-        released = BlockWeights("soft").of(13)
-        assert sum(weights) / count == pytest.approx(sum(released) / 13, rel=0.1)
+    assert sum(weights) / count == pytest.approx(sum(BlockWeights("soft").of(13)) / 13, rel=0.1)
+    assert BlockWeights("soft").of(10) == [0.825 ** (9 - i) for i in range(10)]
 
 
 @pytest.mark.parametrize("count", [1, 4, 10, 13, 38])
@@ -65,7 +63,7 @@ def test_own_weights_are_stretched_over_the_blocks_within_their_range(values, co
 
 def test_block_weights_multiply():
     both = BlockWeights(values=(1.0, 2.0, 3.0)) * BlockWeights("soft")
-    assert both.of(3) == [0.825**12, 2 * 0.825**6, 3.0]
+    assert both.of(3) == [0.825**2, 2 * 0.825, 3.0]
 
 
 @pytest.mark.parametrize("wrong", [{"preset": "loud"}, {"values": (1.0, -1.0)}, {"values": (float("inf"),)}])
@@ -219,7 +217,7 @@ def test_the_promptless_balance_is_soft_weights_on_the_prompts_side_only():
 
 def test_a_balance_keeps_what_was_set_before():
     weighting = Weighting(blocks=BlockWeights(values=(0.5,)), uncond_gain=0.5).led_by("prompt first")
-    assert weighting.blocks.of(2) == [0.5 * 0.825**12, 0.5] and weighting.uncond_gain == 0.5
+    assert weighting.blocks.of(2) == [0.5 * 0.825, 0.5] and weighting.uncond_gain == 0.5
     with pytest.raises(ControlError, match=r"'loud'.*balanced"):
         Weighting().led_by("loud")
 
