@@ -58,9 +58,16 @@ def described(annotator: Annotator) -> dict[str, Any]:
 
 def _run(options: argparse.Namespace) -> int:
     annotator = find(options.name)
+    values = annotator.checked(parsed(annotator, options.param))
+    if values.get("mark") == "minus one":
+        raise ParameterError(
+            f"{annotator.id} marks with -1, which a picture file cannot hold: it would be black. Add "
+            f"--param mark=black if the ControlNet takes black, or use the node {annotator.title} (CNet)."
+        )
+    pairs = files.collect(options.inputs, options.output)
     job = work.Job(
         annotator.id,
-        annotator.checked(parsed(annotator, options.param)),
+        values,
         options.size,
         options.resize,
         options.resolution,
@@ -68,9 +75,9 @@ def _run(options: argparse.Namespace) -> int:
         options.device,
         options.dtype,
         options.extras,
+        len(pairs) if values.get("span") == "sequence" else 0,
     )
-    pairs = files.collect(options.inputs, options.output)
-    left = [(source, target) for source, target in pairs if not job.is_done(source, target)]
+    left = job.left(pairs)
     spread = work.by_ray if options.workers == "ray" else work.in_turn
     failed = 0
     with tqdm(total=len(pairs), initial=len(pairs) - len(left), unit="picture") as bar:
@@ -105,7 +112,7 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def fetched(annotator: Annotator, folder: Path) -> None:
-    """Download what an annotator lacks into a folder, with a bar for each, and say where its files are."""
+    """Download what an annotator lacks, with a bar for each file, and say where its files are."""
     bars: dict[WeightFile, tqdm] = {}
 
     def report(weight: WeightFile, came: int, expected: int) -> None:
@@ -142,7 +149,9 @@ def _parser() -> argparse.ArgumentParser:
         help="annotate files, folders and globs",
         description=(
             "Annotate pictures into a folder, each below it as it lay below its own. What is there, made of "
-            "the same picture by the same settings, is left as it is, so a run that ended early goes on."
+            "the same picture by the same settings, is left as it is, so a run that ended early goes on. By "
+            "--param span=sequence all pictures are one sequence of one size, which is annotated as a whole, "
+            "in memory."
         ),
     )
     run.add_argument("name", metavar="NAME", help="id of an annotator, such as canny")

@@ -100,22 +100,22 @@ def _upright(array: np.ndarray, path: Path) -> np.ndarray:
     return array
 
 
-def write(hints: Hints, target: Path, stamp: Mapping[str, Any], extras: bool) -> None:
-    """The hint of one picture, 8 bits, and if `extras` what else was found beside it: depth, labels and mask
-    as .npy, lines and keypoints as .json.
+def write(hints: Hints, which: int, target: Path, stamp: Mapping[str, Any], extras: bool) -> None:
+    """The hint of one of several pictures, 8 bits, and if `extras` what else was found beside it: depth,
+    labels and mask as .npy, lines and keypoints as .json.
 
     The stamp is written last, and an older one deleted first: with it everything is there.
     """
-    _note(target).unlink(missing_ok=True)
+    forget(target)
     if extras:
         for name in ("depth", "labels", "mask"):
             if (maps := getattr(hints, name)) is not None:
-                _save(target.with_suffix(f".{name}.npy"), partial(np.save, arr=maps[0].numpy()))
+                _save(target.with_suffix(f".{name}.npy"), partial(np.save, arr=maps[which].numpy()))
         if hints.lines is not None:
-            _save_json(target.with_suffix(".lines.json"), hints.lines[0].tolist())
+            _save_json(target.with_suffix(".lines.json"), hints.lines[which].tolist())
         if hints.keypoints is not None:
-            _save_json(target.with_suffix(".keypoints.json"), hints.keypoints[0])
-    pixels = (hints.image[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()[..., ::-1]
+            _save_json(target.with_suffix(".keypoints.json"), hints.keypoints[which])
+    pixels = (hints.image[which].clamp(0, 1) * 255).round().to(torch.uint8).numpy()[..., ::-1]
     _, encoded = cv2.imencode(".png", pixels)
     _save(target, lambda file: file.write(encoded.tobytes()))
     _save_json(_note(target), stamp)
@@ -130,6 +130,11 @@ def stamp(source: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         "bytes": about.st_size,
         "modified": about.st_mtime_ns,
     }
+
+
+def forget(target: Path) -> None:
+    """Let a hint count as not done."""
+    _note(target).unlink(missing_ok=True)
 
 
 def is_done(target: Path, stamp: Mapping[str, Any]) -> bool:

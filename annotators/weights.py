@@ -239,7 +239,7 @@ def _in_hub_cache(weight: WeightFile) -> Path | None:
 def _missing_message(
     annotator: Annotator, weight: WeightFile, folders: Sequence[str | os.PathLike[str]]
 ) -> str:
-    searched = ", ".join(map(str, folders))
+    searched = ", ".join(str(folder) for folder in folders)
     folder = Path(next(iter(folders), "."))
     target = folder / weight.repository / weight.file
     return (

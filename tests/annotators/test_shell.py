@@ -3,14 +3,18 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from annotators import files
+from annotators import files, work
 from annotators.__main__ import main
+from annotators.errors import AnnotatorError
+from annotators.networks import network_module
+from annotators.registry import Annotation
 from annotators.run import annotate
 from annotators.table import ANNOTATORS, find
 
@@ -203,6 +207,115 @@ def test_a_file_has_its_own_chances_whatever_else_is_annotated(folder):
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
+def two_tones(path, low, high, size=(12, 10)):
+    """A picture of mode "depth" below: grey, dark on the left."""
+    pixels = np.full(size, low, np.uint8)
+    pixels[:, 5:] = high
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+    return path
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """An annotator of the table whose depth is the picture's grey, and how many pictures each call got."""
+    made = []
+
+    def grey(pictures, **parameters):
+        made.append(len(pictures))
+        if (pictures > 0.999).all(-1).all(-1).all(-1).any():
+            raise RuntimeError("a white picture")
+        return Annotation(depth=pictures[:, 0])
+
+    one = replace(find("midas"), id="grey", annotate=grey, build=None, weights=(), multiple=1)
+    monkeypatch.setitem(ANNOTATORS, "grey", one)
+    return made
+
+
+def test_pictures_of_one_size_go_together(tmp_path, calls):
+    for i in range(20):
+        two_tones(tmp_path / f"in/a{i:02}.png", 10 * i, 250)
+    for name, size in (("b", (8, 10)), ("c", (2048, 2049)), ("d", (2048, 2049)), ("e", (8, 10))):
+        two_tones(tmp_path / f"in/{name}.png", 30, 90, size)
+    assert main(["run", "grey", "--extras", str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    assert calls == [16, 4, 1, 1, 1, 1]
+    for i in range(20):
+        assert np.load(tmp_path / f"out/a{i:02}.depth.npy")[0, 0] == np.float32(10 * i) / np.float32(255)
+        assert files.read(tmp_path / f"out/a{i:02}.png")[0, 0].unique().tolist() == [0.0, 1.0]
+
+
+def test_of_pictures_that_go_together_the_bad_one_alone_is_left_out(tmp_path, calls, capsys):
+    for name, low in (("a", 3), ("b", 255), ("c", 9)):
+        two_tones(tmp_path / f"in/{name}.png", low, 255)
+    assert main(["run", "grey", str(tmp_path / "in"), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "b.png: a white picture" in said and "1 of 3 pictures" in said
+    assert sorted(hints(tmp_path / "out")) == ["a.png", "c.png"]
+
+
+def test_a_sequence_has_one_span_and_is_made_as_a_whole(tmp_path, calls):
+    for name, low in (("a", 0), ("b", 51), ("c", 102)):
+        two_tones(tmp_path / f"in/{name}.png", low, 255)
+    words = ["run", "grey", "--param", "span=sequence", str(tmp_path / "in"), str(tmp_path / "out")]
+
+    def darkest():
+        return [round(float(files.read(tmp_path / f"out/{name}.png").min()), 2) for name in "abc"]
+
+    assert main(words) == 0
+    assert darkest() == [0.0, 0.2, 0.4]
+    first = hints(tmp_path / "out")
+    assert main(words) == 0 and hints(tmp_path / "out") == first and calls == [3]
+    (tmp_path / "out/b.png").unlink()
+    assert main(words) == 0
+    again = hints(tmp_path / "out")
+    assert first.keys() == again.keys() and all(first[name] != again[name] for name in first)
+    # A sequence that lost or changed a picture is another.
+    (tmp_path / "in/a.png").unlink()
+    assert main(words) == 0
+    assert darkest() == [0.0, 0.0, 0.25]
+    assert calls == [3, 3, 2]
+
+
+def test_what_is_no_sequence_is_refused(tmp_path, calls, capsys):
+    two_tones(tmp_path / "in/a.png", 0, 255)
+    two_tones(tmp_path / "in/b.png", 0, 255, (10, 10))
+    words = ["run", "grey", "--param", "span=sequence", str(tmp_path / "in"), str(tmp_path / "out")]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "b.png is 10x10" in said and "a.png 10x12" in said and "leave span=sequence away" in said
+    (tmp_path / "in/b.png").write_bytes(b"no picture")
+    assert main(words) == 1
+    assert "b.png: the file is no picture" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_wrong_with_all_files_is_said_once(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    assert main(["run", "mediapipe_pose", str(folder / "in"), str(folder / "out")]) == 1
+    assert capsys.readouterr().err.count("mediapipe, which is not installed") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a cuda device")
+@pytest.mark.parametrize("device", ["cuda", "nonsense"])
+def test_a_device_that_is_not_there_is_named(folder, capsys, device):
+    words = ["hed", "--device", device, str(folder / "in"), str(folder / "out")]
+    assert main(["run", *words]) == 1
+    said = capsys.readouterr().err
+    assert f"--device {device} cannot be used here" in said and "Traceback" not in said
+
+
+def test_minus_one_is_refused_and_black_is_written(tmp_path, capsys):
+    clear = np.full((4, 6, 4), 200, np.uint8)
+    clear[:, :3, 3] = 0
+    cv2.imwrite(str(tmp_path / "clear.png"), clear)
+    words = ["run", "inpaint", str(tmp_path / "clear.png"), str(tmp_path / "out")]
+    assert main(words) == 1
+    assert "mark=black" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main([*words, "--param", "mark=black"]) == 0
+    made = files.read(tmp_path / "out/clear.png")[0, 0, :, 0]
+    assert made[:3].eq(0).all() and made[3:].gt(0.7).all()
+
+
 def test_extras_are_written_beside_the_hint(folder):
     words = ["--extras", "--param", "min_length=3", str(folder / "in/a.png"), str(folder / "out")]
     assert main(["run", "lsd_lines", *words]) == 0
@@ -251,6 +364,27 @@ def test_the_list_for_programs_says_all_that_a_program_needs(capsys):
     assert {"condition", "kind", "convention", "suits"} <= listed["bae"].keys()
 
 
+@pytest.mark.parametrize(
+    ("name", "device", "gpus", "needed"),
+    [
+        ("hed", None, 2, "GPU"),
+        ("hed", None, 0, "CPU"),
+        ("hed", "cuda", 1, "GPU"),
+        ("hed", "cpu", 2, "CPU"),
+        ("canny", None, 2, "CPU"),
+        ("canny", "cuda", 2, "CPU"),
+    ],
+)
+def test_a_worker_gets_a_gpu_where_its_network_can_use_one(name, device, gpus, needed):
+    cluster = {"CPU": 8.0, "memory": 1e9} | ({"GPU": float(gpus)} if gpus else {})
+    assert work.needed(work.Job(name, {}, device=device), cluster) == needed
+
+
+def test_a_cluster_without_the_gpu_that_was_asked_for_is_named():
+    with pytest.raises(AnnotatorError, match="--device cuda needs a GPU, and the Ray cluster has none"):
+        work.needed(work.Job("hed", {}, device="cuda"), {"CPU": 8.0})
+
+
 @pytest.fixture(scope="module")
 def ray():
     """Ray, which ends with the tests whatever they do."""
@@ -280,6 +414,24 @@ def test_what_is_wrong_with_the_settings_is_said_by_a_cluster_too(folder, capsys
     assert main(["run", *words, "--workers", "ray"]) == 1
     said = capsys.readouterr().err
     assert "low threshold 300" in said and "Traceback" not in said
+
+
+def test_networks_of_a_cluster_with_gpus_reserve_them(folder, capsys, ray, monkeypatch):
+    """On GPUs that Ray is told of: where there is none in truth, the workers say so of the device."""
+    pytest.importorskip("controlnet_aux")
+    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"GPU": 2}')
+    weight = find("hed").weights[0]
+    path = folder / "weights" / weight.file
+    path.parent.mkdir()
+    torch.save(network_module("hed").ControlNetHED_Apache2().state_dict(), path)
+    monkeypatch.setenv("CNET_ANNOTATORS", str(path.parent))
+    words = ["hed", str(folder / "in"), "--workers", "ray"]
+    assert main(["run", *words, str(folder / "out")]) == 0
+    assert len(hints(folder / "out")) == 3
+    if not torch.cuda.is_available():
+        assert main(["run", *words, "--device", "cuda", str(folder / "cuda")]) == 1
+        said = capsys.readouterr().err
+        assert "--device cuda cannot be used here" in said and "Traceback" not in said
 
 
 def test_without_ray_the_mend_is_named(folder, capsys, monkeypatch):
