@@ -142,7 +142,7 @@ def _notes(
     notes = []
     heard = []
     for i, name in enumerate(names):
-        says = {block for block, said in blocks.items() if said[i] is not None and said[i].any()}
+        says = {block for block, said in blocks.items() if (own := said[i]) is not None and own.any()}
         heard.append(says)
         if not says and acted[i] and controls[i].within:
             notes.append(f"{name} acts inside the attention, and has no residuals to compare.")
