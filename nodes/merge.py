@@ -91,7 +91,7 @@ def controls_of(units: dict[str, Unit], prompts: list) -> list[host.Steered]:
     return list(controls.values())
 
 
-def _economised(control: host.Steered, reuse: Reuse) -> host.Steered:
+def economised(control: host.Steered, reuse: Reuse) -> host.Steered:
     """The control, computed as `reuse` says where it has no economy of its own."""
     if reuse.exact or not control.reuse.exact:
         return control
@@ -164,7 +164,7 @@ class MergeControls(io.ComfyNode):
         cls, positive, negative, units: dict[str, Unit], mode: dict, economy="exact", reuse=None
     ) -> io.NodeOutput:
         rule, common = Rule(mode["mode"], mode.get("softness", 0.0)), reuse_of(economy, reuse)
-        controls = [_economised(control, common) for control in controls_of(units, positive + negative)]
+        controls = [economised(control, common) for control in controls_of(units, positive + negative)]
         if not controls:
             return io.NodeOutput(positive, negative)
         return io.NodeOutput(*conditioning.attach(host.MergedControl(controls, rule), positive, negative))

@@ -7,8 +7,8 @@ from comfy_api.latest import io
 from ..cnet_core.control.blocks import BlockWeights
 from ..cnet_core.control.merge import Rule
 from . import conditioning, host
-from .inputs import conditioning_inputs, conditioning_outputs
-from .merge import Unit, UnitType, controls_of
+from .inputs import conditioning_inputs, conditioning_outputs, reuse_inputs, reuse_of
+from .merge import Unit, UnitType, controls_of, economised
 
 # Rule, who comes first, and the blocks in which the second one is heard.
 PRESETS: dict[str, tuple[str, str, str]] = {
@@ -42,17 +42,21 @@ class PoseAndDepth(io.ComfyNode):
                         "the layout: as pose leads, and the depth map leaves the details to the prompt."
                     ),
                 ),
+                *reuse_inputs("units whose own economy is exact are"),
             ],
             outputs=conditioning_outputs(),
         )
 
     @classmethod
-    def execute(cls, positive, negative, pose: Unit, depth: Unit, preset: str) -> io.NodeOutput:
+    def execute(
+        cls, positive, negative, pose: Unit, depth: Unit, preset: str, economy="exact", reuse=None
+    ) -> io.NodeOutput:
         mode, first, blocks = PRESETS[preset]
+        common = reuse_of(economy, reuse)
         units = {"pose": pose, "depth": depth}
         second = "depth" if first == "pose" else "pose"
         ordered = {name: units[name] for name in (first, second)}
-        controls = controls_of(ordered, positive + negative)
+        controls = [economised(control, common) for control in controls_of(ordered, positive + negative)]
         if not controls:
             return io.NodeOutput(positive, negative)
         if not ordered[second].absent and blocks != "even":

@@ -108,6 +108,13 @@ def test_a_merge_economises_the_units_that_do_not_say_otherwise(call, prompts, u
         assert sorted(runs.rows) == rows
 
 
+def test_a_pose_and_a_depth_map_have_an_economy_too(call, prompts, unit, hint, sample, runs):
+    pair = {"pose": unit(runs.control, hint), "depth": unit(runs.control, hint.flip(1))}
+    out = call("CNetPoseDepth", **prompts, **pair, preset="pose leads", economy="light")
+    sample(dict(zip(("positive", "negative"), out, strict=True)))
+    assert runs.rows == [4] * 4
+
+
 @pytest.mark.parametrize("wrong", [{"economy": "tiny"}, {"reuse": 3}])
 def test_wrong_settings_are_told(prompts, load, apply, hint, wrong):
     with pytest.raises(ValueError, match=r"light, strong|Residual Reuse"):
