@@ -265,8 +265,9 @@ def test_a_run_that_breaks_off_leaves_nothing_and_the_next_is_a_fresh_start(
     assert json.loads(marker.read_text())["anchors"] > 0
     after = held(host)
     assert after["anchors"] == 0
-    # What a run remembers is some megabytes; a latent here is 4 kB.
-    assert after["bytes"] < before["bytes"] + 100_000
+    # What a run remembers is some megabytes. Outputs that the host keeps, and drops when memory is short, are
+    # half a megabyte.
+    assert after["bytes"] < before["bytes"] + 1_000_000
     assert torch.equal(drawn(host.queue(graph(1)))[0], fresh)
 
 
