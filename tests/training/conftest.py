@@ -34,6 +34,7 @@ SETTINGS = Settings(
 def one_thread(monkeypatch) -> None:
     """For the commands that tests start: with more threads, sums may be added up in another order."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 class Memory:
