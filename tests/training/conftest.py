@@ -30,13 +30,6 @@ SETTINGS = Settings(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch) -> None:
-    """For the commands that tests start: with more threads, sums may be added up in another order."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-
-
 class Memory:
     """A Source of `count` random examples; `broken`: the names of those whose latents are not numbers."""
 

@@ -75,11 +75,13 @@ def in_process(
 ) -> tuple[int, str]:
     """Run a command line in a process of its own; its status, and what it said on standard output.
 
+    It computes with as many threads as this process, for other numbers add up sums in other orders.
+
     when: from a line of standard error to the signal to send then, if any. launcher: what Python runs that
     runs it in turn.
     """
     command = [sys.executable, *map(str, launcher), "-m", "cnet_core.training", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     with subprocess.Popen(
         command, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

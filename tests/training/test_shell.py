@@ -3,7 +3,7 @@
 import random
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -212,7 +212,15 @@ def test_ctrl_c_writes_a_state_and_stops_and_resumed_it_ends_bit_for_bit_alike(t
     assert same(result(tmp_path / "pose"), result(tmp_path / "straight"))
 
 
-def test_killed_at_any_moment_and_resumed_it_ends_bit_for_bit_alike(told, tmp_path):
+@pytest.fixture(params=[1, 2])
+def threads(request) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_killed_at_any_moment_and_resumed_it_ends_bit_for_bit_alike(threads, told, tmp_path):
     """Twice, at steps that chance picks."""
     folder, steps = tmp_path / "pose", 40
     first, second = sorted(random.sample(range(4, steps - 1), 2))
