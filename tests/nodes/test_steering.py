@@ -294,7 +294,8 @@ def test_masks_go_to_the_pictures_of_a_batch(prompts, load, apply, hint, ask):
     masks = torch.stack([torch.ones(8, 8), torch.zeros(8, 8)])
     masked = blocks(ask(apply(prompts, load("first"), hint, mask=masks), batch=3))
     for block, plain in zip(masked, whole, strict=True):
-        assert torch.equal(block[[0, 2, 3, 5]], plain[[0, 2, 3, 5]])
+        # A smaller batch may be added up in another order.
+        torch.testing.assert_close(block[[0, 2, 3, 5]], plain[[0, 2, 3, 5]], rtol=1e-4, atol=1e-5)
         assert not block[[1, 4]].any()
 
 
