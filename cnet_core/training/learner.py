@@ -24,6 +24,9 @@ _MEND = (
     "of a new training, with a smaller learning rate, or with bf16 in place of fp16."
 )
 
+# Of the loss in fp16: it begins at 65536 and halves at each step whose gradients overflow.
+_LEAST_SCALE = 1e-4
+
 
 class Learner:
     """What a training changes; the base it never changes.
@@ -112,7 +115,14 @@ class Learner:
         )
 
     def check_weights(self) -> None:
-        """Raise TrainingError if a weight is no number, as gradients of a finite loss can make it."""
+        """Raise TrainingError if a weight is no number, as gradients of a finite loss can make it, or if in
+        fp16 they overflow at any scale, so that nothing is learnt.
+        """
+        if self.scaler.get_scale() < _LEAST_SCALE:
+            raise TrainingError(
+                f"the gradients overflow in fp16 at any scale, up to step {self.step}; such steps were left "
+                f"out, and nothing was learnt in them. {_MEND}"
+            )
         if not all(torch.stack([torch.isfinite(weight).all() for weight in self.weights]).tolist()):
             raise TrainingError(f"the weights are no numbers any more after step {self.step}. {_MEND}")
 
