@@ -1,6 +1,6 @@
 """Draw pictures with the mini checkpoints, in plain torch: what trainings and report need, no more."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cnet_core.checkpoints import load_controlnet
+from cnet_core.control.mask import fit_mask
 from cnet_core.control.merge import Part, Rule, merge
 from cnet_core.control.residuals import Residuals
 from cnet_core.networks.autoencoder import TinyAutoencoder
@@ -61,11 +62,12 @@ class MiniSD:
         steps: int = 12,
         guidance: float = GUIDANCE,
         rule: Rule = SUM,
+        masks: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Pictures [B,size,size,3] in 0..1, one per caption.
 
-        hints: by kind, [B,size,size,3] in 0..1; several are merged by the rule, by default
-        summed. The sampler is DDIM (arXiv
+        hints: by kind, [B,size,size,3] in 0..1; several are merged by the rule, by default summed. masks: by
+        kind, [B,size,size] in 0..1, where a control acts; without, everywhere. The sampler is DDIM (arXiv
         2010.02502) without noise, on evenly spaced timesteps; the same seed starts from the same noise.
         """
         batch = len(captions)
@@ -77,6 +79,7 @@ class MiniSD:
             net = self.controls[kind]
             (features,) = net.encode_hint(hint.movedim(-1, 1))
             encoded.append((net, (features.repeat(2, 1, 1, 1),)))
+        acting = [(masks or {}).get(kind) for kind in hints]
         times = torch.linspace(999, 0, steps).round().long().tolist()
         for i, time in enumerate(times):
             t = torch.full((2 * batch,), time)
@@ -85,7 +88,8 @@ class MiniSD:
             residuals = None
             if answers:
                 blocks = [
-                    merge([Part(block) for block in blocks], rule) for blocks in zip(*answers, strict=True)
+                    merge([_part(*one) for one in zip(blocks, acting, strict=True)], rule)
+                    for blocks in zip(*answers, strict=True)
                 ]
                 residuals = Residuals(blocks[:-1], blocks[-1])
             cond, uncond = self.unet(doubled, t, context, residuals=residuals).chunk(2)
@@ -98,3 +102,12 @@ class MiniSD:
                 alpha, sigma = alpha_sigma(torch.tensor([times[i + 1]]))
                 x = alpha * clean + sigma * eps
         return self.decode(x / self.latent_scale)
+
+
+def _part(block: Tensor, mask: Tensor | None) -> Part:
+    """What a control says at a block [2B,C,h,w], within its mask [B,H,W]."""
+    if mask is None:
+        return Part(block)
+    rows, columns = block.shape[2:]
+    fitted = fit_mask(mask, mask.shape[1] // 8, mask.shape[2] // 8, (rows, columns))
+    return Part(block, mask=fitted[:, None].repeat(2, 1, 1, 1))

@@ -18,12 +18,13 @@ from .cells import Store
 from .lab import Budget, Lab
 from .report import summary, write_readme
 from .trained import arms, bare, train
-from .untrained import composition, prompts, zero_convolutions
+from .untrained import composition, prompts, regions, zero_convolutions
 
 REPO = Path(__file__).resolve().parents[2]
 UNTRAINED: dict[str, Callable[[Lab, int], dict[str, Any]]] = {
     "zero": zero_convolutions,
     "composition": composition,
+    "regions": regions,
     "prompts": prompts,
 }
 BUDGET = Budget()

@@ -53,6 +53,7 @@ def summary(cells: Cells, budget: Budget) -> dict[str, Any]:
     return {
         "cpu_minutes": round(sum(c["found"].get("cpu_seconds", 0) for c in cells.values()) / 60, 1),
         "composition": _intervals(composition(cells)),
+        "regions": _intervals(regions(cells)),
         "prompts": _intervals(prompts(cells)),
         "ablation": _intervals(ablation(cells, budget)),
         "data": _intervals(data(cells, budget)),
@@ -77,6 +78,15 @@ def composition(cells: Cells) -> dict[str, Rows]:
                     row[f"{case}: {kind}"] = [seed[f"{case}: {name}"][kind] for seed in seeds]
         rows[name] = row
     return rows
+
+
+def regions(cells: Cells) -> dict[str, Rows]:
+    """Pose and another scene's depth map, each within its own half."""
+    seeds = found(cells, "regions")
+    names = ("none", "pose", "depth", *MODES, "regions") if seeds else ()
+    return {
+        name: {kind: [seed[name][kind] for seed in seeds] for kind in ("pose", "depth")} for name in names
+    }
 
 
 def prompts(cells: Cells) -> dict[str, Rows]:
@@ -150,6 +160,7 @@ def tables(cells: Cells, budget: Budget) -> str:
         ("Other joins", ablation(cells, budget), {}),
         ("Less data", data(cells, budget), {}),
         ("Composition", composition(cells), {}),
+        ("Regions", regions(cells), {"pose": "pose, in its half", "depth": "depth, in the other"}),
         ("Prompts", prompts(cells), {"figure": "pose"}),
     ):
         if rows:

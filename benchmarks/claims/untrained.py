@@ -1,6 +1,7 @@
 """Claims that need no training, or three steps of it: zero convolutions, composition, prompts."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,55 @@ def composition(lab: Lab, seed: int) -> dict[str, Any]:
     return found
 
 
+def regions(lab: Lab, seed: int) -> dict[str, Any]:
+    """Scores of a pose and the next scene's depth map, each within its own half of the picture.
+
+    The pose's half is that, left or right, which holds more of its figure. Alone, and merged in other ways,
+    controls act in the whole picture, and are measured in these halves too.
+    """
+    scenes, draws = _drawing(lab, seed)
+    others = [*scenes[1:], scenes[0]]
+    captions = [scene.caption for scene in scenes]
+    hints = {"pose": hint_of("pose", scenes), "depth": hint_of("depth", others)}
+    halves = {"pose": [left_or_right(scene) for scene in scenes]}
+    halves["depth"] = [1 - half for half in halves["pose"]]
+    shown = {"pose": scenes, "depth": others}
+    parts = {kind: list(map(part, shown[kind], halves[kind])) for kind in hints}
+    columns = torch.arange(SIZE).div(SIZE // 2, rounding_mode="floor").expand(len(scenes), SIZE, SIZE)
+    masks = {kind: (columns == torch.tensor(half)[:, None, None]).float() for kind, half in halves.items()}
+    found: dict[str, Any] = {}
+
+    def score(name: str, images: Tensor) -> None:
+        sides = images.unflatten(2, (2, -1))
+        cut = {
+            kind: torch.stack([side[:, h] for side, h in zip(sides, halves[kind], strict=True)])
+            for kind in hints
+        }
+        found[name] = {kind: scores(kind, cut[kind], parts[kind]) for kind in hints}
+
+    score("none", draws(captions, {}))
+    for kind, hint in hints.items():
+        score(kind, draws(captions, {kind: hint}))
+    for mode in MODES:
+        score(mode, draws(captions, hints, Rule(mode)))
+    score("regions", draws(captions, hints, Rule("regions"), masks))
+    return found
+
+
+def left_or_right(scene: Scene) -> int:
+    """The half that holds more of the scene's figure: 0 for the left one, 1 for the right one."""
+    left, right = np.split(scene.figure_mask, 2, axis=1)
+    return int(right.sum() > left.sum())
+
+
+def part(scene: Scene, half: int) -> Scene:
+    """What measures read of a scene, of one half of it."""
+    image, depth, mask = (
+        np.split(whole, 2, axis=1)[half] for whole in (scene.image, scene.depth, scene.figure_mask)
+    )
+    return replace(scene, image=image, depth=depth, figure_mask=mask)
+
+
 def prompts(lab: Lab, seed: int) -> dict[str, Any]:
     """Scores by prompt and control, each by the control's own measure, under four kinds of prompt.
 
@@ -126,11 +176,16 @@ def conflicting(scene: Scene, random: np.random.Generator) -> str:
 
 
 def _drawing(lab: Lab, seed: int) -> tuple[list[Scene], Any]:
-    """The scenes of a seed, and what draws them: from captions, hints and a rule."""
+    """The scenes of a seed, and what draws them: from captions, hints, a rule and masks."""
     budget = lab.budget
     scenes = scenes_of(seed * budget.scenes, budget.scenes, SIZE)
 
-    def draws(captions: list[str], hints: Mapping[str, Tensor], rule: Rule = SUM) -> Tensor:
-        return lab.mini.draw(captions, dict(hints), SIZE, seed, budget.sampling, rule=rule)
+    def draws(
+        captions: list[str],
+        hints: Mapping[str, Tensor],
+        rule: Rule = SUM,
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        return lab.mini.draw(captions, dict(hints), SIZE, seed, budget.sampling, rule=rule, masks=masks)
 
     return scenes, draws

@@ -88,6 +88,7 @@ def test_the_whole_command_fills_tables_and_charts(tmp_path):
         "2 pairs",
         "4 pairs",
         "priority",
+        "regions",
         "conflicting",
     ):
         assert f"| {row} |" in text

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from cnet_core.checkpoints import read_state_dict
+from cnet_core.control.merge import Rule
 from demo.make import HERE, PLANS, Maker
-from demo.report import report
+from demo.report import hint_of, report
 from demo.sample import MiniSD
 from demo.scenes import draw_scene
 
@@ -39,6 +40,21 @@ def test_drawings_follow_their_hints_and_not_those_of_others() -> None:
         assert figures["pose+depth"][kind] > figures[kind]["none"] + 0.5 * (
             figures[kind]["ceiling"] - figures[kind]["none"]
         )
+
+
+def test_a_mask_says_where_a_control_acts() -> None:
+    mini, scenes = MiniSD.load(WEIGHTS), [draw_scene(0)]
+    hints = {kind: hint_of(kind, scenes) for kind in ("pose", "depth")}
+    full, empty = torch.ones(1, 128, 128), torch.zeros(1, 128, 128)
+
+    def draw(hints, **more):
+        return mini.draw([scenes[0].caption], hints, 128, seed=0, steps=2, **more)
+
+    pose = draw({"pose": hints["pose"]})
+    assert torch.equal(draw({"pose": hints["pose"]}, masks={"pose": full}), pose)
+    for mode in ("sum", "regions"):
+        only_pose = draw(hints, rule=Rule(mode), masks={"pose": full, "depth": empty})
+        assert torch.equal(only_pose, pose)
 
 
 @pytest.fixture(scope="module")
