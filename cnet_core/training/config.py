@@ -40,7 +40,7 @@ HELP = {
     "precision": "of the arithmetic; weights are fp32 always. fp16 for cards without bf16, fp32 for a CPU",
     "recompute": "activations computed twice, not kept (gradient checkpointing), of the control network or "
     "of the base too: less memory, the same result",
-    "optimizer": "adamw8bit keeps its state in 8 bits; it needs the extra adam8bit and an NVIDIA GPU",
+    "optimizer": "adamw8bit keeps its state in 8 bits; it needs the extra adam8bit, best on an NVIDIA GPU",
     "ema": "decay of a moving average of the weights, 0.999 say, which is then the result; 0: none",
     "rank": "0: a whole ControlNet; else a Control-LoRA of this rank, 128 say",
     "union_kind": "for a union network: which of its kinds the hints are",

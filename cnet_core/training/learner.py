@@ -146,7 +146,8 @@ class Learner:
         plain: dict[str, dict[str, Any]] = {}
         for name, key, value in self._optimizer_values():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{name}.{key}"] = value
+                # Of bitsandbytes' tables all weights have the same two, and no tensors of a file may be one.
+                tensors[f"optimizer.{name}.{key}"] = value.clone() if key.startswith("qmap") else value
             else:
                 plain.setdefault(name, {})[key] = value
         return State(self.step, tensors, {"optimizer": plain, "scaler": self.scaler.state_dict()})

@@ -13,19 +13,34 @@ from .config import Settings
 def make_optimizer(parameters: Sequence[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
     """AdamW over fp32 weights; its 8-bit variant from bitsandbytes.
 
-    Raises TrainingError if bitsandbytes is needed and not there.
+    Raises TrainingError if bitsandbytes is needed and not there, or does not know the weights' device.
     """
     if settings.optimizer == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise TrainingError(
-                "the optimizer adamw8bit needs bitsandbytes, which is not installed: python -m pip install "
-                "bitsandbytes (or: uv sync --extra adam8bit). Or use the optimizer adamw."
-            ) from error
-        return AdamW8bit(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
+        return _eight_bit(parameters, settings)
     fused = all(p.device.type in ("cpu", "cuda", "xpu", "mps") for p in parameters)
     return torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay, fused=fused)
+
+
+def _eight_bit(parameters: Sequence[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise TrainingError(
+            f"the optimizer adamw8bit needs bitsandbytes, which cannot be imported ({error}): python -m pip "
+            "install -U bitsandbytes (or: uv sync --extra adam8bit). Or use the optimizer adamw."
+        ) from error
+    device = parameters[0].device
+    # The least that it keeps in 8 bits. On devices that a version does not know, its first step fails.
+    probe = nn.Parameter(torch.zeros(4096, device=device))
+    probe.grad = torch.zeros_like(probe)
+    try:
+        AdamW8bit([probe]).step()
+    except Exception as error:
+        raise TrainingError(
+            f"this version of bitsandbytes has no 8-bit optimizer for {device.type}: {error}. Upgrade it, or "
+            "use the optimizer adamw."
+        ) from error
+    return AdamW8bit(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
 
 
 def rate_at(step: int, settings: Settings) -> float:
