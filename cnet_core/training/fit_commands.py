@@ -44,6 +44,7 @@ node Train ControlNet draws probes with the model's own VAE.
 
 Ctrl-C writes a state and stops; `resume` goes on from it exactly. On several GPUs:
 accelerate launch -m cnet_core.training fit ...
+There, Ctrl-C leaves half a minute for the step and the state; after that the launcher kills.
 """
 _RESUME = f"""\
 Go on with a training from its newest state, to the same weights as if it had never stopped. All that it was

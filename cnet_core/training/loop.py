@@ -112,6 +112,8 @@ class _Run:
         self.history = History()
         # Losses on the device that nobody has read yet.
         self.unread: list[Tensor] = []
+        # Which processes were asked to stop, as of the step before.
+        self.asked: Tensor | None = None
         self.started, self.timed = time.monotonic(), 0
         self.identity: dict[str, Any] = {}
         # What it begins with needs no state; without one, another try may have other settings.
@@ -164,7 +166,7 @@ class _Run:
             if self.due(settings.show_every) or done:
                 loss = self.read_losses()
             probe = self.probe() if self.prober and (self.due(settings.probe_every) or done) else None
-            stopped = self.stopping(loss is not None)
+            stopped = self.stopping()
             saved = self.save() if self.due(settings.save_every) or done or stopped else None
             self.say_all(loss, probe, saved)
             if stopped:
@@ -174,14 +176,14 @@ class _Run:
     def due(self, every: int) -> bool:
         return every > 0 and self.learner.step % every == 0
 
-    def stopping(self, together: bool) -> bool:
-        """Whether to stop. Several processes must agree, which they do when they exchange losses."""
+    def stopping(self) -> bool:
+        """Whether to stop. Several processes must agree: a step later, so that no GPU is waited for."""
         if self.processes.count == 1:
             return self.stop()
-        if not together:
-            return False
-        asked = torch.tensor(float(self.stop()), device=self.processes.device)
-        return bool(self.processes.gathered(asked).any())
+        before = self.asked
+        own = torch.full((), float(self.stop()), device=self.processes.device)
+        self.asked = self.processes.gathered(own)
+        return before is not None and bool(before.any())
 
     def read_losses(self, alone: bool = False) -> float | None:
         """Check the losses since the last time, add them to the history, and give their mean."""

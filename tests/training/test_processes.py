@@ -1,9 +1,13 @@
 """Several processes, as Hugging Face accelerate launches them, train as one does."""
 
+import signal
+
 import pytest
 import torch
 
+from cnet_core.training.config import Settings
 from cnet_core.training.loop import STATES
+from cnet_core.training.start import trainable
 from cnet_core.training.state import State, read_state
 
 from .conftest import make_base
@@ -20,25 +24,48 @@ LAUNCH = (
 )
 
 
-def moved(state: State) -> torch.Tensor:
-    """How far the copied weights have moved from the base's, as one vector."""
-    before = make_base().state_dict()
-    names = [name for name in before if f"control.{name}" in state.tensors]
-    assert names
-    return torch.cat([(state.tensors[f"control.{name}"] - before[name]).flatten() for name in names])
+def moved(state: State, rank: int = 0) -> torch.Tensor:
+    """How far the trained weights have moved from where they began, as one vector."""
+    net = trainable(make_base(), Settings(rank=rank, precision="fp32"))
+    before = {f"control.{name}": p.detach() for name, p in net.named_parameters() if p.requires_grad}
+    assert before.keys() == {name for name in state.tensors if name.startswith("control.")}
+    return torch.cat([(state.tensors[name] - begun).flatten() for name, begun in before.items()])
+
+
+def check_alike(theirs: State, ours: State, rank: int = 0) -> None:
+    """Up to rounding, which AdamW makes larger where gradients are almost nothing."""
+    losses = "history.losses"
+    torch.testing.assert_close(theirs.tensors[losses], ours.tensors[losses], rtol=1e-4, atol=1e-5)
+    path = moved(ours, rank)
+    assert torch.linalg.norm(moved(theirs, rank) - path) < 1e-3 * torch.linalg.norm(path)
 
 
 def test_two_processes_train_as_one_does_on_the_same_examples(told, tmp_path):
-    """Up to rounding, which AdamW makes larger where gradients are almost nothing."""
     steps = ("--steps", 4, "--ema", 0.9, "--show-every", 2)
     assert in_process("fit", *told, *steps, "--batch", 1, launcher=LAUNCH)[0] == 0
     assert run("fit", *told, *steps, "--batch", 1, "--accumulation", 2, "--out", tmp_path / "one") == 0
     theirs, ours = (
         read_state(tmp_path / name / STATES / "step-00000004.safetensors") for name in ("pose", "one")
     )
-    losses = "history.losses"
-    torch.testing.assert_close(theirs.tensors[losses], ours.tensors[losses], rtol=1e-4, atol=1e-5)
-    assert torch.linalg.norm(moved(theirs) - moved(ours)) < 1e-3 * torch.linalg.norm(moved(ours))
+    check_alike(theirs, ours)
     assert theirs.facts["identity"]["processes"] == 2
-    assert in_process("resume", tmp_path / "pose", "--steps", 6, "--device", "cpu", launcher=LAUNCH)[0] == 0
-    assert (tmp_path / "pose" / STATES / "step-00000006.safetensors").exists()
+
+
+def test_ctrl_c_stops_both_of_two_processes_and_they_go_on_as_if_it_had_not(told, tmp_path):
+    """A Control-LoRA, whose result is that of one process. The launcher hands the signal on to both."""
+    lora, endless = ("--rank", 2, "--batch", 1, "--rate", 1e-3), ("--steps", 100_000, "--save-every", 100_000)
+
+    def interrupt(line: str) -> int | None:
+        return signal.SIGINT if line.startswith("step 2/") else None
+
+    said = in_process("fit", *told, *lora, *endless, when=interrupt, launcher=LAUNCH)[1]
+    (written,) = (tmp_path / "pose" / STATES).iterdir()
+    step = read_state(written).step
+    assert said.count(f"stopped after step {step}. Go on with: ") == 1
+    more = ("--steps", step + 2, "--device", "cpu")
+    assert in_process("resume", tmp_path / "pose", *more, launcher=LAUNCH)[0] == 0
+    assert run("fit", *told, *lora, "--accumulation", 2, "--steps", step + 2, "--out", tmp_path / "one") == 0
+    theirs, ours = (
+        read_state(tmp_path / name / STATES / f"step-{step + 2:08}.safetensors") for name in ("pose", "one")
+    )
+    check_alike(theirs, ours, rank=2)
