@@ -336,7 +336,9 @@ def table(report: dict[str, Any]) -> str:
             ]
         )
     head = ["step", "seconds", "ours / it, time", "memory in GB", "ours / it, memory"]
-    return NOTES.format(**report["settings"]) + "\n\n" + markdown(head, rows)
+    # Reports from before it could be chosen do not name the precision.
+    notes = NOTES.format(**{"precision": "fp32", **report["settings"]})
+    return f"{notes}\n\n{markdown(head, rows)}"
 
 
 def main() -> None:

@@ -2,11 +2,14 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-5), ("bf16", 5e-3)])
@@ -26,3 +29,15 @@ def test_ours_the_scripts_and_the_bare_step(precision, close):
     assert held["ours"] < held["diffusers"] and held["ours"] < held["bare UNet"]
     assert json.loads(json.dumps(report)) == report
     assert all(f"| {name} |" in table(report) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("training", "fp32"), ("training_gpu", "fp32"), ("training_gpu_bf16", "bf16")]
+)
+def test_the_documents_tables_are_those_of_the_results(name, precision):
+    from benchmarks.training import table
+
+    report = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
+    notes, _, rows = table(report).partition("\n\n")
+    assert f"{precision} on {report['settings']['device']}" in notes.replace("\n", " ")
+    assert rows in (BENCHMARKS / "README.md").read_text()
