@@ -136,7 +136,7 @@ def _with_preset(plan: Plan, settings: Settings, config: UNetConfig, cache: Cach
 def _fit(plan: Plan, resume: bool) -> int:
     group = processes(plan.device)
     ready = _ready(plan, group)
-    learner, settings = ready.learner, ready.settings
+    learner, settings, prober = ready.learner, ready.settings, _prober(plan, ready)
     states = States(plan.out / STATES, settings.keep)
     first = group.first
     begun = 0
@@ -153,6 +153,11 @@ def _fit(plan: Plan, resume: bool) -> int:
             f"{settings.batch * settings.accumulation * group.count} a step, in {settings.precision} on "
             f"{group.device}"
         )
+        if settings.probe_every and prober is None:
+            progress.say(
+                "no probes are drawn: without --encoders nothing makes pictures of latents, and the shell "
+                "reads the mini model's only. For Stable Diffusion, try in ComfyUI what `export` writes."
+            )
     with Stopping() as stopping:
         try:
             done = fit(
@@ -162,7 +167,7 @@ def _fit(plan: Plan, resume: bool) -> int:
                 resume,
                 progress,
                 stopping,
-                _prober(plan, learner, ready) if first else None,
+                prober,
                 progress.say,
             )
         finally:
@@ -182,10 +187,18 @@ def _fit(plan: Plan, resume: bool) -> int:
     return status
 
 
-def _prober(plan: Plan, learner: Learner, ready: _Ready) -> Prober | None:
+def _prober(plan: Plan, ready: _Ready) -> Prober | None:
+    """None if no probes are asked for, or nothing is there to draw them. Raises TrainingError."""
     if plan.encoders is None or not ready.settings.probe_every:
         return None
-    return Prober(learner.base, ready.source, ready.settings, MiniEncoders(plan.encoders).decode)
+    encoders = MiniEncoders(plan.encoders)
+    if encoders.latent_id != ready.source.cache.manifest.latent_id:
+        raise TrainingError(
+            f"the latents of {ready.source.cache.folder} are not of the autoencoder in {plan.encoders}; "
+            "it would make wrong pictures of them. Give as --encoders what they were cached with, or leave "
+            "it out: then no probes are drawn."
+        )
+    return Prober(ready.learner.base, ready.source, ready.settings, encoders.decode)
 
 
 def _export(flags: argparse.Namespace) -> int:

@@ -197,6 +197,21 @@ def test_probes_are_drawn_with_the_mini_autoencoder(tmp_path, capsys):
         assert Image.open(tmp_path / "run" / "probes" / f"step-{step:08}.png").size == (64, 128)
 
 
+def test_probes_without_the_autoencoder_of_the_cache_are_not_drawn_and_with_another_refused(
+    told, tmp_path, capsys
+):
+    another = ("--encoders", REPO / "demo" / "weights")
+    assert run("fit", *told, *another) == 1
+    assert re.search(
+        r"latents of .*cache are not of the autoencoder in .*leave it\s+out", capsys.readouterr().err
+    )
+    assert not (tmp_path / "pose").exists()
+    assert run("fit", *told, "--steps", 1) == 0
+    assert "no probes are drawn: without --encoders" in capsys.readouterr().err
+    assert run("resume", tmp_path / "pose", "--steps", 2, "--probe-every", 0, *another) == 0
+    assert "probes" not in capsys.readouterr().err
+
+
 def test_ctrl_c_writes_a_state_and_stops_and_resumed_it_ends_bit_for_bit_alike(told, tmp_path):
     def interrupt(line: str) -> int | None:
         return signal.SIGINT if line.startswith("step 2/") else None
