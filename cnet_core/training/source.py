@@ -36,8 +36,9 @@ class CachedSource:
         scale = cache.manifest.latent_scale if latent_scale is None else latent_scale
         if scale is None:
             raise DataError(
-                f"{cache.folder} does not say the latents' scale; it was cached with a VAE in ComfyUI. "
-                "Name the scale (0.18215 for SD1.5 and SD2.x, 0.13025 for SDXL)."
+                f"{cache.folder} does not say the latents' scale: it was cached with a VAE in ComfyUI, for a "
+                "base whose own cannot be told. Train on it there, or make it by `python -m "
+                "cnet_core.training cache --encoders FOLDER`."
             )
         self.cache, self.base, self.scale = cache, base, scale
         self.hint_channels = hint_channels
