@@ -141,7 +141,7 @@ def _scaled(maps: Tensor, size: Size, growing: int) -> Tensor:
     for picture, made in zip(as_arrays(maps), result, strict=True):
         # One side may shrink while the other grows: OpenCV's area filter is only for shrinking.
         if small != (rows, columns):
-            picture = cv2.resize(picture, small[::-1], interpolation=cv2.INTER_AREA)
+            picture = _shrunk(picture, small)
         if small != size:
             picture = cv2.resize(
                 picture, size[::-1], made if made.shape[-1] > 1 else None, interpolation=growing
@@ -149,6 +149,17 @@ def _scaled(maps: Tensor, size: Size, growing: int) -> Tensor:
         if picture is not made:
             made[:] = picture.reshape(made.shape)
     return from_arrays(result).to(maps.device)
+
+
+def _shrunk(picture: np.ndarray, size: Size) -> np.ndarray:
+    """A picture float32 [H,W,C] whose pixels are the means of those that they cover."""
+    rows, columns, channels = picture.shape
+    each = rows // size[0]
+    if each * size[0] == rows and each > 1:
+        # Sums of whole rows are several times as fast as OpenCV's.
+        sums = np.add.reduce(picture.reshape(size[0], each, -1), 1)
+        picture = np.divide(sums, np.float32(each), out=sums).reshape(size[0], columns, channels)
+    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def _nearest(maps: Tensor, size: Size) -> Tensor:
