@@ -26,7 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from annotators import run, weights
+from annotators.errors import DependencyError
 from annotators.networks import network_module
+from annotators.neural import depth_anything as depth_anythings
+from annotators.neural import mediapipe_people
 from annotators.neural import zoe as zoe_networks
 from annotators.table import ANNOTATORS
 from tests.annotators.pose.answers import answer, crowd
@@ -35,15 +38,20 @@ from .__main__ import check_clock
 
 _NORM = functools.partial(torch.nn.InstanceNorm2d, affine=False, track_running_stats=False)
 _BAE = SimpleNamespace(architecture="BN", sampling_ratio=0.4, importance_ratio=0.7)
-# The side at which OpenPose's network for bodies sees a square picture, and the peer's MiDaS any picture.
-_SEEN, _SEEN_BY_MIDAS = 184, 384
+# The side at which OpenPose's network for bodies sees a square picture, and the peer's MiDaS and
+# Depth Anything any picture.
+_SEEN, _SEEN_BY_MIDAS, _SEEN_BY_DEPTH_ANYTHING = 184, 384, 518
 
 # By annotator: the peer's module and detector, and of its network the module, class and arguments.
 SHARED: dict[str, tuple[str, str, str, str, tuple, dict[str, Any]]] = {
     "hed": ("hed", "HEDdetector", "hed", "ControlNetHED_Apache2", (), {}),
+    "hed_scribble": ("hed", "HEDdetector", "hed", "ControlNetHED_Apache2", (), {}),
     "pidinet": ("pidi", "PidiNetDetector", "pidi.model", "pidinet", (), {}),
+    "pidinet_scribble": ("pidi", "PidiNetDetector", "pidi.model", "pidinet", (), {}),
     "teed": ("teed", "TEDDetector", "teed.ted", "TED", (), {}),
+    "anyline": ("teed", "TEDDetector", "teed.ted", "TED", (), {}),
     "lineart": ("lineart", "LineartDetector", "lineart", "Generator", (3, 1, 3), {}),
+    "lineart_coarse": ("lineart", "LineartDetector", "lineart", "Generator", (3, 1, 3), {}),
     "lineart_anime": (
         "lineart_anime",
         "LineartAnimeDetector",
@@ -54,6 +62,13 @@ SHARED: dict[str, tuple[str, str, str, str, tuple, dict[str, Any]]] = {
     ),
     "mlsd": ("mlsd", "MLSDdetector", "mlsd.models.mbv2_mlsd_large", "MobileV2_MLSD_Large", (), {}),
     "bae": ("normalbae", "NormalBaeDetector", "normalbae.nets.NNET", "NNET", (_BAE,), {}),
+}
+
+# What the peer is asked for besides.
+ASKED: dict[str, dict[str, Any]] = {
+    "hed_scribble": {"scribble": True},
+    "pidinet_scribble": {"scribble": True},
+    "lineart_coarse": {"coarse": True},
 }
 
 # By annotator without a network: the peer's module and detector, our values, and the peer's for the same.
@@ -79,7 +94,8 @@ def with_network(name: str, size: int, device: str) -> Pair:
         made = getattr(peers(place), network)
         net = made(*arguments, **options).eval()
         peer = getattr(peers(module), kind)(*([net, net] if module == "lineart" else [net])).to(device)
-    return ours(name, from_files(name, net).to(device)), one_by_one(peer, size)
+    theirs = functools.partial(peer, **ASKED.get(name, {}))
+    return ours(name, from_files(name, net).to(device)), one_by_one(theirs, size)
 
 
 def without_network(name: str, size: int, device: str) -> Pair:
@@ -87,6 +103,36 @@ def without_network(name: str, size: int, device: str) -> Pair:
     with quietly():
         peer = getattr(peers(module), kind)()
     return ours(name, **values), one_by_one(functools.partial(peer, **theirs), size)
+
+
+def anyline(size: int, device: str) -> Pair:
+    """The peer's node asks two detectors, and joins what they draw, which is not counted here."""
+    own, edges = with_network("anyline", size, device)
+    with quietly():
+        peer = peers("lineart_standard").LineartStandardDetector()
+    lines = one_by_one(functools.partial(peer, guassian_sigma=2.0, intensity_threshold=3), size)
+    return own, lambda images: (edges(images), lines(images))
+
+
+def faces(size: int, device: str) -> Pair | None:
+    """Of one face, whatever the pictures are; None without mediapipe's solutions. Where mediapipe has both
+    its old and its new interface, the peer fails unless the new one is hidden from it."""
+    try:
+        import mediapipe
+        from skimage.data import astronaut
+
+        mediapipe_people.solutions()
+    except (ImportError, DependencyError):
+        return None
+    face = cv2.resize(astronaut(), (size, size), interpolation=cv2.INTER_AREA)
+    picture = torch.from_numpy(face.astype(np.float32) / 255)
+    with quietly(), hidden(mediapipe.tasks.vision, "FaceLandmarker"):
+        peer = peers("mediapipe_face").MediapipeFaceDetector()
+
+    def shown(call: Call) -> Call:
+        return lambda images: call(picture.expand(len(images), -1, -1, -1))
+
+    return shown(ours("mediapipe_face", faces=1)), shown(one_by_one(peer, size))
 
 
 def openpose(size: int, device: str, parts: bool) -> Pair:
@@ -115,8 +161,9 @@ def leres(size: int, device: str) -> Pair:
     return ours("leres", from_files("leres", net).to(device)), one_by_one(peer, size)
 
 
-def midas(size: int, device: str) -> Pair:
-    """The peer's network is of transformers: the same one, with random weights of its own."""
+def midas(size: int, device: str, normals: bool = False) -> Pair:
+    """The peer's network is of transformers: the same one, with random weights of its own. Asked for normals
+    it makes its depth's picture too."""
     import transformers
 
     dpt = network_module("midas.midas.dpt_depth").DPTDepthModel(backbone="vitb_rn50_384", non_negative=True)
@@ -135,7 +182,25 @@ def midas(size: int, device: str) -> Pair:
         processor=transformers.DPTImageProcessor(image_mean=half, image_std=half),
     )
     own = from_files("midas", dpt).to(device)
-    return ours("midas", own, resolution=_SEEN_BY_MIDAS), one_by_one(peer, size)
+
+    def both(picture: np.ndarray, **options: Any) -> np.ndarray:
+        return peer(picture, depth_and_normal=True, **options)[1]
+
+    name = "midas_normals" if normals else "midas"
+    return ours(name, own, resolution=_SEEN_BY_MIDAS), one_by_one(both if normals else peer, size)
+
+
+def depth_anything(size: int, device: str) -> Pair:
+    """The small network, ours of transformers, with random weights of its own. Both look at 518 pixels."""
+    import transformers
+
+    module, file = peers("depth_anything_v2"), "depth_anything_v2_vits.pth"
+    with quietly():
+        net = peers("depth_anything_v2.dpt").DepthAnythingV2(**module.model_configs[file]).eval()
+        peer = module.DepthAnythingV2Detector(net, file).to(device)
+    config = depth_anythings.configuration(depth_anythings.SIZES["Small"])
+    own = transformers.DepthAnythingForDepthEstimation(config).eval().to(device)
+    return ours("depth_anything_small", own, resolution=_SEEN_BY_DEPTH_ANYTHING), one_by_one(peer, size)
 
 
 def zoe(size: int, device: str) -> Pair:
@@ -233,6 +298,17 @@ def quietly() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def hidden(module: Any, name: str) -> Iterator[None]:
+    """A module does without one of its names."""
+    kept = vars(module).pop(name, None)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            setattr(module, name, kept)
+
+
 def canny(size: int, device: str) -> Pair | None:
     """Ours and what ComfyUI's Canny node calls; None without kornia."""
     try:
@@ -249,8 +325,12 @@ PAIRS: dict[str, Callable[[int, str], Pair | None]] = {
     **{name: functools.partial(with_network, name) for name in SHARED},
     "openpose, body": functools.partial(openpose, parts=False),
     "openpose": functools.partial(openpose, parts=True),
+    "anyline": anyline,
+    "mediapipe_face": faces,
     "leres": leres,
     "midas": midas,
+    "midas_normals": functools.partial(midas, normals=True),
+    "depth_anything_small": depth_anything,
     "zoe": zoe,
     "sam": sam,
 }
@@ -299,7 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in [one for one in names if not options.only or one in options.only]:
             pair = PAIRS[name](options.size, options.device)
             if pair is None:
-                print("canny is left out: kornia is not installed here", file=sys.stderr)
+                print(f"{name} is left out: what it needs is not installed here", file=sys.stderr)
                 continue
             many = [images[:1], images] if options.batch > 1 else [images]
             times = [measured(pair, some, options.rounds, clock) for some in many]
