@@ -246,7 +246,9 @@ class Resident(Generic[Net]):
 
     def __init__(self, net: Net, load_device: torch.device, offload_device: torch.device):
         self.net, self.load_device = net, load_device
-        self.patcher = Patcher(net, load_device=load_device, offload_device=offload_device)
+        # The host notes on a model where it is, which those of transformers let nobody write.
+        noted = torch.nn.ModuleList([net]) if hasattr(type(net), "device") else net
+        self.patcher = Patcher(noted, load_device=load_device, offload_device=offload_device)
 
     @classmethod
     def vae(cls, net: Net) -> "Resident[Net]":
