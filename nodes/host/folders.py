@@ -22,7 +22,9 @@ def register_model_folders() -> None:
     Annotators have their own folder, and look into that of comfyui_controlnet_aux, if it is there.
     """
     folder_paths.add_model_folder_path("controlnet", str(MINI_WEIGHTS / "controlnet"))
-    folder_paths.add_model_folder_path(ANNOTATORS, str(Path(folder_paths.models_dir, ANNOTATORS)))
+    # First also where extra_model_paths came before: here downloads go to.
+    own = str(Path(folder_paths.models_dir, ANNOTATORS))
+    folder_paths.add_model_folder_path(ANNOTATORS, own, is_default=True)
     for packs in folder_paths.get_folder_paths("custom_nodes"):
         folder = Path(packs, "comfyui_controlnet_aux", "ckpts")
         if folder.is_dir():
