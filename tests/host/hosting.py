@@ -100,7 +100,8 @@ class Run:
 
 @dataclass
 class Host:
-    """One running ComfyUI. `base` holds its models, input, output, temp, user and custom_nodes."""
+    """One running ComfyUI. `base` holds its models, input, output, temp, user and custom_nodes, and
+    `elsewhere`, which extra_model_paths.yaml names as a folder of annotators' weights."""
 
     root: Path
     base: Path
@@ -110,6 +111,10 @@ class Host:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def elsewhere(self) -> Path:
+        return self.base / "elsewhere"
 
     @property
     def log(self) -> str:
@@ -131,6 +136,8 @@ class Host:
         # who reads the small print of a whole graph.
         settings = {"Comfy.TutorialCompleted": True, "LiteGraph.Canvas.MinFontSizeForLOD": 0}
         (user / "comfy.settings.json").write_text(json.dumps(settings))
+        extra = self.base / "extra_model_paths.yaml"
+        extra.write_text(f"elsewhere:\n  controlnet_annotators: {self.elsewhere}\n")
         for name, target in (("CNet", REPO), ("host_probes", PROBES)):
             (self.base / "custom_nodes" / name).symlink_to(target, target_is_directory=True)
         with socket.socket() as probe:
@@ -139,7 +146,7 @@ class Host:
         command = [
             str(host_python(self.root)), "main.py", "--cpu", "--listen", "127.0.0.1",
             "--port", str(self.port), "--base-directory", str(self.base), "--disable-auto-launch",
-            "--disable-api-nodes",
+            "--disable-api-nodes", "--extra-model-paths-config", str(extra),
             # The default on GPUs. The one of CPUs differs from it by rounding, which is 2e-5 in a latent.
             "--use-pytorch-cross-attention",
         ]  # fmt: skip

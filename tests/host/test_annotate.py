@@ -1,7 +1,12 @@
-"""The annotators' nodes in the host: each that needs no weights, Annotate, Fit Hint, Preview Hint, errors."""
+"""The annotators' nodes in the host: each that needs no weights, networks with random ones, Annotate,
+Fit Hint, Preview Hint, errors."""
 
+import contextlib
 import json
+import shutil
+from collections.abc import Iterator
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,13 +14,23 @@ import pytest
 import torch
 from PIL import Image
 
-from annotators.networks import network_module
+from annotators import weights
 from annotators.run import annotate
 from annotators.table import ANNOTATORS, find
+from tests.annotators.neural.published import NETWORKS, quietly, write
 
 from .hosting import REPO, Host, RejectedError, Run
 
 WITHOUT_WEIGHTS = [one for one in ANNOTATORS.values() if one.build is None and not one.extra]
+# Of each way in which networks are built, read and asked, the small ones.
+NETWORKS_TRIED = (
+    "hed", "pidinet_scribble", "anyline", "mlsd", "lineart", "lineart_anime", "openpose",
+    "depth_anything_small", "bae", "upernet", "sam",
+)  # fmt: skip
+VALUES = {
+    "openpose": {"hands": False, "face": False},
+    "sam": {"points": 4, "quality": 0.0, "stability": 0.0},
+}
 SCENE = "scene.png"
 # The size and mode of "hint of a latent" below.
 SIZE = (48, 64)
@@ -96,19 +111,46 @@ def test_lines_are_json_for_the_hosts_own_nodes(host: Host) -> None:
     assert lines and all(len(line) == 4 for line in lines)
 
 
-def test_a_network_is_found_in_the_hosts_folder(host: Host) -> None:
-    (weight,) = find("teed").weights
-    path = host.base / "models" / "controlnet_annotators" / weight.repository / weight.file
-    torch.manual_seed(0)
-    net = network_module("teed.ted").TED().eval()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(net.state_dict(), path)
+@contextlib.contextmanager
+def weights_of(name: str, folder: Path) -> Iterator[torch.nn.Module]:
+    """Random weights of an annotator in a folder, as published, and its network of them."""
+    with quietly():
+        write(find(name), NETWORKS[name](), folder)
     try:
-        run = host.queue(beside_the_scene(it=node("CNetTeed", image=["scene", 0]))).checked()
+        net = weights.build(find(name), [folder])
+        assert net is not None
+        yield net
     finally:
-        path.unlink()
-    expected = annotate(find("teed"), scene(), net=net).image
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", NETWORKS_TRIED)
+def test_networks_run_in_the_host_as_they_do_without_it(host: Host, name: str) -> None:
+    with weights_of(name, host.base / "models" / "controlnet_annotators") as net:
+        own = node(find(name).node, image=["scene", 0], **VALUES.get(name, {}))
+        run = host.queue(beside_the_scene(it=own)).checked()
+    expected = annotate(find(name), scene(), VALUES.get(name), net=net).image
+    assert len(expected.unique()) > 1
     assert share_that_differs(shown(run, "it"), as_shown(expected)) < 0.01
+
+
+def test_weights_are_found_where_extra_model_paths_has_them_in_each_precision(host: Host) -> None:
+    precisions = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    with weights_of("hed", host.elsewhere) as net:
+        each = {
+            name: node(
+                "CNetAnnotate", image=["scene", 0], annotator="hed", **{"annotator.precision": name}
+            )
+            for name in precisions
+        }  # fmt: skip
+        run = host.queue(beside_the_scene(**each)).checked()
+    made = {name: shown(run, name) for name in precisions}
+    for name, dtype in precisions.items():
+        expected = annotate(find("hed"), scene(), net=net.to(dtype)).image
+        assert share_that_differs(made[name], as_shown(expected)) < 0.01, name
+    # They differ by the digits that they lack.
+    off = {name: np.abs(made[name].astype(int) - made["fp32"]).mean() for name in precisions}
+    assert off["fp32"] < off["fp16"] < off["bf16"] < 4, off
 
 
 def failed(run: Run, at: str) -> str:
