@@ -18,10 +18,16 @@ PLACES = ("input", "output", "middle")
 
 
 def answer_of(residuals: Residuals) -> Answer:
-    """The host pops each list from its end: the encoder's additions are listed backwards."""
+    """The host pops each list from its end: the encoder's additions are listed backwards.
+
+    In a chain it adds lists from their beginnings. Those of its adapters for SDXL, which speak to the encoder
+    and the middle, begin with a place more than the encoder has.
+    """
+    middle = [] if residuals.mid is None else [residuals.mid]
+    beyond = [None] if residuals.encoder and middle else []
     return {
-        "input": list(reversed(residuals.encoder)),
-        "middle": [] if residuals.mid is None else [residuals.mid],
+        "input": [*beyond, *reversed(residuals.encoder)],
+        "middle": middle,
         "output": list(residuals.down),
     }
 
