@@ -266,10 +266,16 @@ class Resident(Generic[Net]):
         return self.net
 
 
+def _in_use() -> list[Any]:
+    """The models of the sampling that goes on. The host lists None for those that nobody holds any more."""
+    loaded = comfy.model_management.loaded_models(only_currently_used=True)
+    return [patcher for patcher in loaded if patcher is not None]
+
+
 @contextmanager
 def models_kept_loaded() -> Iterator[None]:
     """Another model may be run inside, amid a sampling; afterwards those in use are loaded again."""
-    loaded = comfy.model_management.loaded_models(only_currently_used=True)
+    loaded = _in_use()
     yield
     comfy.model_management.load_models_gpu(loaded)
 
@@ -290,8 +296,7 @@ def load_amid_sampling(patchers: Sequence[Any], memory: float) -> None:
     """
     with _LOADING:
         devices = {patcher.load_device for patcher in patchers}
-        in_use = comfy.model_management.loaded_models(only_currently_used=True)
-        kept = [patcher for patcher in in_use if patcher.load_device in devices]
+        kept = [patcher for patcher in _in_use() if patcher.load_device in devices]
         comfy.model_management.load_models_gpu([*kept, *patchers], memory_required=memory)
 
 
