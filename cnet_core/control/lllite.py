@@ -14,10 +14,20 @@ from ..networks.lllite import Block, LLLite, place_of
 from ..networks.protocol import Features
 from .rows import constants
 
-# (q, k, v, extra_options) -> (q, k, v): the inputs [B,N,C] of an attention's three projections, changed.
-Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], tuple[Tensor, Tensor, Tensor]]
 # A layer's input [B,N,C] or [B,C,H,W], changed.
 Change = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """The inputs [B,N,C] of an attention's three projections, changed, as the host calls it."""
+
+    change: Callable[[Tensor, Tensor, Tensor, dict[str, Any]], tuple[Tensor, Tensor, Tensor]]
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.change(q, k, v, extra_options)
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,7 @@ def corrections(
                 inputs[projection] = corrected(number, inputs[projection])
             return inputs["q"], inputs["k"], inputs["v"]
 
-        return patch
+        return Patch(patch)
 
     def change_of(number: int) -> Change:
         def change(x: Tensor) -> Tensor:
@@ -137,9 +147,12 @@ def corrections(
 def add_patches(transformer_options: dict[str, Any], patches: dict[str, Patch]) -> None:
     """Put patches before those that the options of this call hold already, which stay as they are elsewhere.
 
-    First, because others may merge or rearrange tokens, and these must meet the latents' own.
+    First, because others may merge or rearrange tokens, and these must meet the latents' own. Those of a
+    network before it in the chain stay before it: what it corrects is what they have left.
     """
     merged = dict(transformer_options.get("patches", {}))
     for name, patch in patches.items():
-        merged[name] = [patch, *merged.get(name, [])]
+        held = merged.get(name, [])
+        before = sum(isinstance(other, Patch) for other in held)
+        merged[name] = [*held[:before], patch, *held[before:]]
     transformer_options["patches"] = merged

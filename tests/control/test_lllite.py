@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cnet_core.control.lllite import Corrections, add_patches, corrections, layers_changed
+from cnet_core.control.lllite import Corrections, Patch, add_patches, corrections, layers_changed
 from cnet_core.errors import ControlError
 from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.lllite import LayerSizes, LLLite
@@ -103,7 +103,7 @@ def test_rearranged_tokens_are_refused(net, features, shape):
 
 
 def test_patches_go_first_and_lists_that_others_hold_stay():
-    theirs, ours = (lambda *a: a), (lambda *a: a)
+    theirs, ours, later = (lambda *a: a), Patch(lambda *a: a), Patch(lambda *a: a)
     shared = {"attn1_patch": [theirs], "input_block_patch": [theirs]}
     options = {"patches": shared, "sigmas": 1}
     add_patches(options, {"attn1_patch": ours, "attn2_patch": ours})
@@ -113,6 +113,8 @@ def test_patches_go_first_and_lists_that_others_hold_stay():
         "input_block_patch": [theirs],
     }
     assert shared == {"attn1_patch": [theirs], "input_block_patch": [theirs]}
+    add_patches(options, {"attn1_patch": later})
+    assert options["patches"]["attn1_patch"] == [ours, later, theirs]
     bare: dict = {}
     add_patches(bare, {"attn1_patch": ours})
     assert bare == {"patches": {"attn1_patch": [ours]}}
