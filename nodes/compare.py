@@ -11,7 +11,7 @@ from ..cnet_core.control.merge import Rule
 from ..cnet_core.errors import ControlError
 from . import conditioning, host
 from .charts import agreement_map, number, sizes_chart
-from .inputs import conditioning_inputs, scheduler_input, steps_input
+from .inputs import conditioning_inputs, noise_levels, scheduler_input, sigmas_input, steps_input
 from .merge import controls_of, units_input
 
 
@@ -59,6 +59,7 @@ class CompareControls(io.ComfyNode):
                         "first step. Sampling stops there."
                     ),
                 ),
+                sigmas_input("scheduler and steps"),
             ],
             outputs=[
                 io.Image.Output(
@@ -83,6 +84,7 @@ class CompareControls(io.ComfyNode):
         sampler_name,
         scheduler,
         percent,
+        sigmas=None,
     ) -> io.NodeOutput:
         controls = controls_of(units, positive + negative)
         if len(controls) < 2:
@@ -90,16 +92,19 @@ class CompareControls(io.ComfyNode):
                 f"{len(controls)} of {len(units)} units act; expected at least two to compare. Raise the "
                 "strengths that are 0, and switch the units on."
             )
+        levels = noise_levels(model, scheduler, steps, sigmas=sigmas)
         record = host.Record()
         recording = host.RecordingControl(controls, Rule(), record)
         prompts = conditioning.attach(recording, positive, negative)
         sigma = host.sigma_at(model)(percent)
-        last = max(1, sum(level >= sigma for level in host.noise_levels(model, scheduler, steps)))
-        host.sample_first(model, *prompts, latent_image, seed, steps, cfg, sampler_name, scheduler, last)
+        last = max(1, sum(level >= sigma for level in levels))
+        host.sample_first(
+            model, *prompts, latent_image, seed, steps, cfg, sampler_name, scheduler, last, sigmas
+        )
         names, blocks = conditioning.names_of(controls), record.residuals()
         sizes = [list(column) for column in zip(*map(residual_sizes, blocks.values()), strict=True)]
         sizes = sizes or [[] for _ in names]
-        where = f"step {last} of {steps}, sigma {number(record.sigma)}"
+        where = f"step {last} of {len(levels)}, sigma {number(record.sigma)}"
         maps = _maps(names, blocks, record.size, latent_image["samples"])
         shown = [maps, sizes_chart(f"RMS of the residuals at {where}", list(blocks), names, sizes)]
         table = _table(where, names, list(blocks), sizes)

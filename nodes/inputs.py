@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..cnet_core.control.blocks import BlockWeights
 from ..cnet_core.control.mask import prepare_mask
@@ -102,6 +104,28 @@ def scheduler_input() -> io.Input:
     return io.Combo.Input(
         "scheduler", options=host.SCHEDULERS, tooltip="As in the sampler: how the noise levels are spaced."
     )
+
+
+def sigmas_input(instead_of: str) -> io.Input:
+    return io.Sigmas.Input(
+        "sigmas",
+        optional=True,
+        tooltip=f"The noise levels that SamplerCustom is given, in place of {instead_of}.",
+    )
+
+
+def noise_levels(
+    model: Any, scheduler: str, steps: int, denoise: float = 1.0, sigmas: Tensor | None = None
+) -> list[float]:
+    """The noise level of each step: of `sigmas`, a SIGMAS, if there is one; else of the host's schedule."""
+    if sigmas is None:
+        return host.noise_levels(model, scheduler, steps, denoise)
+    if sigmas.ndim != 1 or len(sigmas) < 2 or not torch.isfinite(sigmas).all():
+        raise ControlError(
+            f"sigmas holds {sigmas.tolist()}; expected the noise levels of at least one step and the one at "
+            "its end. Connect the output of a scheduler, such as BasicScheduler, with a denoise above 0."
+        )
+    return sigmas[:-1].tolist()
 
 
 def vae_input() -> io.Input:

@@ -11,7 +11,7 @@ from ..cnet_core.control.weighting import Weighting, effective_strengths
 from ..cnet_core.errors import ControlError
 from . import conditioning, host
 from .charts import StrengthRow, number, strength_chart
-from .inputs import scheduler_input, steps_input
+from .inputs import noise_levels, scheduler_input, sigmas_input, steps_input
 
 
 class PreviewStrength(io.ComfyNode):
@@ -38,27 +38,29 @@ class PreviewStrength(io.ComfyNode):
                 io.Float.Input(
                     "denoise", default=1.0, min=0.01, max=1.0, step=0.01, tooltip="As in the sampler."
                 ),
+                sigmas_input("scheduler, steps and denoise"),
             ],
             outputs=[io.Image.Output(display_name="chart", tooltip="The chart, as shown on the node.")],
         )
 
     @classmethod
-    def execute(cls, positive, model, scheduler, steps, denoise) -> io.NodeOutput:
+    def execute(cls, positive, model, scheduler, steps, denoise, sigmas=None) -> io.NodeOutput:
         controls = conditioning.chain_of(positive)
         if not controls:
             raise ControlError(
                 "this prompt carries no control; connect the output of Apply ControlNet or Merge Controls. "
                 "Controls of strength 0 are left out there."
             )
-        sigmas = host.noise_levels(model, scheduler, steps, denoise)
+        levels = noise_levels(model, scheduler, steps, denoise, sigmas)
         sigma_at = host.sigma_at(model)
         clock = Clock.of(sigma_at)
         rows = [
-            _row(name, control, sigmas, clock, sigma_at)
+            _row(name, control, levels, clock, sigma_at)
             for name, control in zip(conditioning.names_of(controls), controls, strict=True)
         ]
         part = "" if denoise > 0.9999 else f", denoise {number(denoise)}"
-        chart = strength_chart(f"Strength at each step: {scheduler}, {steps} steps{part}", rows, sigmas)
+        taken = f"{scheduler}, {steps} steps{part}" if sigmas is None else f"sigmas, {len(levels)} steps"
+        chart = strength_chart(f"Strength at each step: {taken}", rows, levels)
         return io.NodeOutput(chart, ui=ui.PreviewImage(chart))
 
 

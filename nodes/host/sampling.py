@@ -37,10 +37,12 @@ def sample_first(
     sampler: str,
     scheduler: str,
     last: int,
+    sigmas: Any = None,
 ) -> None:
     """Run the first `last` of `steps` steps of sampling, for what the controls see of it.
 
-    latent: as nodes have it. Shows progress; raises what the host raises when it is interrupted.
+    latent: as nodes have it; sigmas: a SIGMAS in place of scheduler and steps. Shows progress; raises what
+    the host raises when it is interrupted.
     """
     shape = {k: latent[k] for k in ("downscale_ratio_spacial", "downscale_ratio_temporal") if k in latent}
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], **shape)
@@ -58,6 +60,7 @@ def sample_first(
         samples,
         last_step=last,
         noise_mask=latent.get("noise_mask"),
+        sigmas=sigmas,
         callback=lambda step, data, x, total: progress.update_absolute(step + 1, total),
         seed=seed,
     )

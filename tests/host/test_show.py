@@ -31,9 +31,14 @@ def shown(host: Host) -> Run:
     }  # fmt: skip
     for node in (*nodes_of(prompt, "SaveImage"), *nodes_of(prompt, "PreviewImage")):
         del prompt[node]
+    levels = {"model": settings["model"], "denoise": 1.0, **{k: settings[k] for k in ("scheduler", "steps")}}
+    prompt["levels"] = {"class_type": "BasicScheduler", "inputs": levels}
+    given = {"sigmas": ["levels", 0], "steps": 1}
     for name, class_type, inputs in (
         ("compare", "CNetCompareControls", compare),
         ("strength", "CNetPreviewStrength", strength),
+        ("compare by sigmas", "CNetCompareControls", compare | given),
+        ("strength by sigmas", "CNetPreviewStrength", strength | given),
     ):
         prompt[name] = {"class_type": class_type, "inputs": inputs}
         prompt[f"see {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, 0]}}
@@ -47,6 +52,13 @@ def pictures(run: Run, node: str) -> list[np.ndarray]:
 def test_the_strength_is_drawn_on_the_node(shown: Run) -> None:
     (chart,) = pictures(shown, "strength")
     assert chart.shape[1] == 560
+    assert (chart == (0, 114, 178)).all(-1).sum() > 5000
+
+
+def test_the_sigmas_of_a_scheduler_s_node_are_those_of_the_scheduler(shown: Run) -> None:
+    for ours, theirs in zip(pictures(shown, "compare by sigmas"), pictures(shown, "compare"), strict=True):
+        assert (ours == theirs).all()
+    (chart,) = pictures(shown, "strength by sigmas")
     assert (chart == (0, 114, 178)).all(-1).sum() > 5000
 
 

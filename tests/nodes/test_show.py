@@ -1,10 +1,12 @@
 """The pictures of what controls do are of what they do."""
 
+import math
 import sys
 
 import pytest
 import torch
 
+from minihost.shims import samplers
 from minihost.shims.controlnet import ControlBase
 
 BLUE = torch.tensor([0, 114, 178]) / 255
@@ -13,8 +15,8 @@ STEPS = 4
 
 @pytest.fixture
 def chart(call, base):
-    def chart(prompts, steps=STEPS, scheduler="normal", denoise=1.0) -> torch.Tensor:
-        settings = {"scheduler": scheduler, "steps": steps, "denoise": denoise}
+    def chart(prompts, steps=STEPS, scheduler="normal", denoise=1.0, **sigmas) -> torch.Tensor:
+        settings = {"scheduler": scheduler, "steps": steps, "denoise": denoise, **sigmas}
         return call("CNetPreviewStrength", positive=prompts["positive"], model=base[0], **settings)
 
     return chart
@@ -62,6 +64,19 @@ def test_a_lower_denoise_shows_the_end_of_a_longer_run(chart, prompts, load, app
     assert heights(chart(early, denoise=0.4)) == [0] * 4
 
 
+def test_sigmas_are_shown_in_place_of_a_schedule(chart, prompts, base, load, apply, hint):
+    early = apply(prompts, load("first"), hint, end_percent=0.5)
+    sampling = base[0].get_model_object("model_sampling")
+    shown = chart(early, sigmas=samplers.calculate_sigmas(sampling, "normal", 8)[2:])
+    assert [bar > 0 for bar in heights(shown, 6)] == [True] * 2 + [False] * 4
+    # The same but for the title.
+    same = chart(early, steps=6, denoise=0.75)
+    assert torch.equal(shown[:, 40:], same[:, 40:])
+    for wrong in (torch.zeros(0), torch.ones(1), torch.ones(2, 2), torch.tensor([math.nan, 0])):
+        with pytest.raises(ValueError, match="sigmas holds"):
+            chart(early, sigmas=wrong)
+
+
 def test_every_control_of_a_chain_has_its_row(chart, prompts, load, apply, unit, merge, hint):
     one = apply(prompts, load("first"), hint)
     both = merge(one, unit(load("second"), hint), unit(load("first"), hint, strength=0.5))
@@ -92,7 +107,7 @@ def test_a_prompt_without_controls_is_refused(chart, prompts):
 def compare(call, base, prompts):
     """(maps [pairs,H,W,3], table) of some units."""
 
-    def compare(*units, percent: float = 0.3, batch: int = 1):
+    def compare(*units, percent: float = 0.3, batch: int = 1, **sigmas):
         return call(
             "CNetCompareControls",
             model=base[0],
@@ -105,6 +120,7 @@ def compare(call, base, prompts):
             sampler_name="euler",
             scheduler="normal",
             percent=percent,
+            **sigmas,
         )
 
     return compare
@@ -176,6 +192,17 @@ def test_sampling_ends_at_the_moment_that_is_looked_at(compare, load, unit, runs
     _, table = compare(unit(control, hint), unit(load("second"), hint), percent=percent)
     assert len(passes) == steps
     assert f"step {steps} of {STEPS}" in table
+
+
+def test_sigmas_are_sampled_in_place_of_a_schedule(compare, base, load, unit, hint):
+    units = unit(load("first"), hint), unit(load("second"), hint)
+    sampling = base[0].get_model_object("model_sampling")
+    same = compare(*units, sigmas=samplers.calculate_sigmas(sampling, "normal", STEPS))
+    expected = compare(*units)
+    assert torch.equal(same[0], expected[0]) and same[1] == expected[1]
+    # The later half: the moment is its second step's.
+    _, table = compare(*units, percent=0.75, sigmas=samplers.calculate_sigmas(sampling, "normal", 8)[4:])
+    assert "step 2 of 4" in table
 
 
 def test_a_recorded_merge_acts_as_a_plain_one(nodes, prompts, draw, load, unit, merge, hint):
