@@ -44,8 +44,16 @@ class HostControl(ResidualControl):
         other.prepared = self.prepared
         return other
 
+    @property
+    def hints(self) -> list[Tensor]:
+        """The hint, and what the inner control reads beside it: a mask of what is to be painted."""
+        hints = super().hints
+        return [*hints, *self.extra_concat_orig] if hints else []
+
     def take_hints(self, hints: list[Tensor]) -> None:
         super().take_hints(hints)
+        if len(hints) > 1:
+            self.extra_concat_orig, self.inner.extra_concat_orig = hints[1:], hints[1:]
         self.prepared = foreign.kept_hints(self.inner, hints[0], self.inner.vae, self.extra_concat_orig)
 
     def set_cond_hint(

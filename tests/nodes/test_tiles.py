@@ -10,6 +10,26 @@ from .test_wrong_input import Adapter
 TILE = (slice(32, 64), slice(40, 80))
 
 
+class Inpainting(Adapter):
+    """A host's control that reads a mask beside its hint."""
+
+    def __init__(self, mask: torch.Tensor | None = None):
+        super().__init__()
+        self.concat_mask, self.extra_concat_orig = True, [] if mask is None else [mask[:, None]]
+
+    def copy(self) -> "Inpainting":
+        other = Inpainting()
+        self.copy_to(other)
+        return other
+
+    def get_control(self, x_noisy, *question):
+        answer = super().get_control(x_noisy, *question)
+        size = x_noisy.shape[-2:]
+        (mask,) = self.extra_concat_orig
+        answer["output"][0] = answer["output"][0] * torch.nn.functional.adaptive_avg_pool2d(mask, size)
+        return answer
+
+
 @pytest.fixture
 def base(vivid_base):
     return vivid_base
@@ -55,6 +75,7 @@ KINDS = [
     "batch",
     "host's",
     "host's masked",
+    "host's inpainting",
     "reference",
     "union",
     "merged",
@@ -79,6 +100,8 @@ def controlled(prompts, load, apply, unit, merge, call, base):
             return apply(prompts, Adapter(), one)
         if kind == "host's masked":
             return apply(prompts, Adapter(), one, mask=mask)
+        if kind == "host's inpainting":
+            return apply(prompts, Inpainting(mask), one)
         if kind == "reference":
             return apply(prompts, call("CNetReference", style_fidelity=0.5), one, vae=base[2])
         if kind == "union":
