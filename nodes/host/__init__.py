@@ -3,9 +3,10 @@
 folders: where models lie. models: networks in the host's keeping. loading: from a file to a CONTROL_NET.
 calls: what the host asks at a sampling step. steered: what all controls have in common; reusing: those that
 need not be computed at each step; control, lllite, reference: those of the pack's own; host_control, foreign:
-those that the host made; merged: several as one; overlap: networks beside the UNet's encoder; recording: a
-merge that remembers its answers. sampling: the host's samplers. annotators: their networks and downloads.
-encoding: training data by the host's VAE and CLIP; training: ControlNets for the loaded model.
+those that the host made; merged: several as one; tiles: parts of hints, as samplers cut them; overlap:
+networks beside the UNet's encoder; recording: a merge that remembers its answers. sampling: the host's
+samplers. annotators: their networks and downloads. encoding: training data by the host's VAE and CLIP;
+training: ControlNets for the loaded model.
 """
 
 from .annotators import ANNOTATOR_DTYPES, annotation_progress, annotator_network, blocked, fetch_annotator

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import comfy.controlnet
@@ -17,10 +18,13 @@ from ..answers import Answer, Parts, merge_parts
 from .calls import Call
 from .models import size_of
 from .steered import Steered, chained
+from .tiles import Tiles
 
 
 class MergedControl(comfy.controlnet.ControlBase):
     """Several controls that act as one; each keeps its weights. Those of one network run as one batch."""
+
+    tiles: Tiles | None = None
 
     def __init__(self, controls: Iterable[Steered], rule: Rule):
         super().__init__()
@@ -68,11 +72,13 @@ class MergedControl(comfy.controlnet.ControlBase):
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         super().pre_run(model, percent_to_timestep_function)
+        self.cond_hint, self.tiles = None, Tiles(model, percent_to_timestep_function)
         for control in self.controls:
             control.pre_run(model, percent_to_timestep_function)
 
     def cleanup(self) -> None:
         super().cleanup()
+        self.tiles = None
         for control in self.controls:
             control.cleanup()
 
@@ -108,7 +114,8 @@ class MergedControl(comfy.controlnet.ControlBase):
             control.load(call)
         # One that changes the UNet's own layers must be through before these run.
         overlap = all(control.overlap for control in self.controls)
-        return chained(self, call, lambda: self.answer(call), overlap)
+        assert self.tiles is not None
+        return chained(self, call, partial(self.tiles.answer, self, call), overlap)
 
     def answer(self, call: Call) -> Answer | None:
         """What the controls say together."""

@@ -29,6 +29,7 @@ from ..answers import Answer, Parts, add, merge_parts, weigh
 from .calls import Call, Run, window_of
 from .models import UNET, load_amid_sampling, size_of
 from .overlap import Awaited, beside
+from .tiles import Tiles
 
 
 class Steered(comfy.controlnet.ControlBase):
@@ -37,6 +38,7 @@ class Steered(comfy.controlnet.ControlBase):
     # The hint as it was given, [B,C,H,W].
     hint: Tensor | None = None
     run: Run | None = None
+    tiles: Tiles | None = None
     # Whether it acts inside the UNet's own layers, and answers with no residuals.
     within = False
 
@@ -126,11 +128,12 @@ class Steered(comfy.controlnet.ControlBase):
         super().pre_run(model, percent_to_timestep_function)
         clock = partial(_clock_of, model.model_sampling, percent_to_timestep_function)
         self.run = Run(model.model_sampling, clock, ref(model))
+        self.cond_hint, self.tiles = None, Tiles(model, percent_to_timestep_function)
         _forget_at_the_end(self.run, getattr(model, "current_patcher", None))
 
     def cleanup(self) -> None:
         super().cleanup()
-        self.run = None
+        self.run = self.tiles = None
 
     @property
     def networks(self) -> list[Any]:
@@ -169,7 +172,8 @@ class Steered(comfy.controlnet.ControlBase):
         """Residuals for a chunk of cond and uncond latents x_noisy [n*B,C,H,W] at noise levels t [n*B]."""
         call = Call(x_noisy, t, cond, batched_number, transformer_options)
         self.load(call)
-        return chained(self, call, lambda: self.answer(call), self.overlap)
+        assert self.tiles is not None
+        return chained(self, call, partial(self.tiles.answer, self, call), self.overlap)
 
     def answer(self, call: Call) -> Answer | None:
         """What this control says by itself, weighed."""

@@ -1,9 +1,14 @@
-"""Tiled upscalers take a control's hint, cut a tile out of it and assign that to a copy of the control."""
+"""Tiled upscalers take a control's hint, cut a tile out of it and assign that to a copy of the control.
+
+Tiled Diffusion leaves the tiles' parts in the control's cond_hint instead, before each question.
+"""
 
 from typing import Any
 
 import pytest
 import torch
+
+from minihost.shims.controlnet import ControlBase
 
 from .test_wrong_input import Adapter
 
@@ -24,9 +29,9 @@ class Inpainting(Adapter):
 
     def get_control(self, x_noisy, *question):
         answer = super().get_control(x_noisy, *question)
-        size = x_noisy.shape[-2:]
-        (mask,) = self.extra_concat_orig
-        answer["output"][0] = answer["output"][0] * torch.nn.functional.adaptive_avg_pool2d(mask, size)
+        rows, _, *size = x_noisy.shape
+        mask = torch.nn.functional.adaptive_avg_pool2d(self.extra_concat_orig[0], size)
+        answer["output"][0] = answer["output"][0] * mask.repeat(rows // mask.shape[0], 1, 1, 1)
         return answer
 
 
@@ -125,6 +130,57 @@ def test_a_tile_on_a_copy_acts_as_a_hint_that_is_the_tile(kind, controlled, larg
     assert (expected - before).abs().max() > 1e-3
     # The copy is on its own.
     assert torch.equal(draw(**whole, batch=2), before)
+
+
+# What acts inside the UNet's layers must be asked about one tile at a time.
+WITHIN = "reference", 2
+
+
+class Tiler(ControlBase):
+    """Asks a chain as Tiled Diffusion does: about the tile that is drawn, behind `before` other tiles."""
+
+    def __init__(self, control: Any, before: int = 0):
+        super().__init__()
+        self.previous_controlnet, self.before = control, before
+        self.parts: dict[Any, torch.Tensor] = {}
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        count, rows = self.before + 1, x_noisy.shape[0]
+        control = self.previous_controlnet
+        while control is not None:
+            # They keep them from step to step.
+            control.cond_hint = self.parts.setdefault((control, rows), self.cut(control, rows))
+            control = control.previous_controlnet
+        repeated = {k: v.repeat(count, *[1] * (v.ndim - 1)) for k, v in cond.items() if torch.is_tensor(v)}
+        others = torch.zeros_like(x_noisy).repeat(self.before, 1, 1, 1)
+        question = torch.cat([others, x_noisy]), t.repeat(count), {**cond, **repeated}
+        answer = self.previous_controlnet.get_control(*question, batched_number, transformer_options)
+        return answer and {k: [r if r is None else r[-rows:] for r in answer[k]] for k in answer}
+
+    def cut(self, control: Any, rows: int) -> torch.Tensor:
+        hint = control.cond_hint_original
+        hint = hint.repeat(rows, 1, 1, 1)[:rows]
+        return torch.cat([*[hint[..., :32, :40]] * self.before, hint[..., TILE[0], TILE[1]]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "before"), [(kind, before) for kind in KINDS for before in (0, 2) if (kind, before) != WITHIN]
+)
+def test_a_tile_in_cond_hint_acts_as_a_hint_that_is_the_tile(kind, before, controlled, large, draw):
+    whole = controlled(kind, large, lambda image: image)
+    tiler = Tiler(whole["positive"][0][1]["control"], before)
+    asked = {k: [[text, {**o, "control": tiler}] for text, o in whole[k]] for k in whole}
+    expected = draw(**controlled(kind, large, tile), batch=2)
+    torch.testing.assert_close(draw(**asked, batch=2), expected, rtol=1e-4, atol=3e-5)
+
+
+def test_tiles_in_cond_hint_know_their_sides_and_frames(call, large, draw, load, apply, prompts):
+    frames = call("CNetFrameStrengths", strengths="1, 0.3")
+    uneven = {"uncond_gain": 0.4, "schedule": frames}
+    tiler = Tiler(apply(prompts, load("first"), large[:2], **uneven)["positive"][0][1]["control"], before=2)
+    asked = {k: [[text, {**o, "control": tiler}] for text, o in prompts[k]] for k in prompts}
+    expected = draw(**apply(prompts, load("first"), tile(large[:2]), **uneven), batch=2)
+    torch.testing.assert_close(draw(**asked, batch=2), expected, rtol=1e-4, atol=3e-5)
 
 
 def test_tiles_are_cut_out_of_a_whole_chain(controlled, large, draw, load, apply):
