@@ -30,21 +30,14 @@ import folder_paths  # noqa: E402
 import torch  # noqa: E402
 from packs import load_pack  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
-from tiny import SD15, TEXT, base, fill, sized  # noqa: E402
+from tiny import SD15, SDXL, TEXT, base, fill, low_rank, sized  # noqa: E402
 
-SDXL = {
-    **SD15, "model_channels": 64, "num_res_blocks": [2] * 3, "channel_mult": [1, 2, 4],
-    "transformer_depth": [0, 0, 1, 1, 2, 2], "transformer_depth_output": [0] * 3 + [1] * 3 + [2] * 3,
-    "transformer_depth_middle": 2, "use_linear_in_transformer": True, "adm_in_channels": 2816,
-    "num_classes": "sequential", "num_heads": -1, "num_head_channels": 64,
-}  # fmt: skip
 # The width of union ControlNets is written into the code of both; one level is enough.
 UNION = {
     **SDXL, "model_channels": 320, "num_res_blocks": [1], "channel_mult": [1], "transformer_depth": [1],
     "transformer_depth_output": [1, 1], "transformer_depth_middle": 1,
 }  # fmt: skip
 UNION_TYPES = 6
-RANK = 4
 # Three steps from 0.6 of the noise lie at 0.4, 0.6 and 0.8 of all of sampling.
 STEPS, DENOISE = 3, 0.6
 BETWEEN_1_AND_2, BETWEEN_2_AND_3 = 0.5, 0.7
@@ -75,21 +68,6 @@ def ours(node, *positional, **inputs):
 
 def theirs(node, *positional, **inputs):
     return peers[node].execute(*positional, **inputs).args[0]
-
-
-def low_rank(state, own):
-    """A Control-LoRA: the weights that the base has as halves, so that up @ down is half as large."""
-    file = {"lora_controlnet": torch.zeros(0)}
-    for name, tensor in state.items():
-        if name not in own or tensor.ndim < 2:
-            file[name] = tensor
-            continue
-        out, into, *kernel = tensor.shape
-        shapes = {"up": (out, RANK, *[1] * len(kernel)), "down": (RANK, into, *kernel)}
-        scale = (0.25 / (RANK * tensor[0].numel())) ** 0.25
-        for end, shape in shapes.items():
-            file[f"{name.removesuffix('.weight')}.{end}"] = scale * torch.randn(shape)
-    return file
 
 
 def adapter_state(xl):

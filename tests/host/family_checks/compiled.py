@@ -1,8 +1,9 @@
-"""Run by a host's own interpreter in the host's folder: python compiled.py PACK RESULTS.json WHAT.
+"""Run by a host's own interpreter in the host's folder: python compiled.py PACK RESULTS.json WHAT HOW.
 
-Two of our controls, merged and scheduled, on a small base: all plain, and with WHAT compiled: the model,
-by the host's TorchCompileModel with the backend of this name, or our networks, by their loader ("controls").
-Writes the largest difference, and how many graphs were compiled after two and after ten steps.
+Our controls, scheduled, on a small base: all plain, and with WHAT compiled: the model, by the host's
+TorchCompileModel with the backend of this name, or our networks, by their loader ("controls"). HOW: a "pair"
+of ControlNets merged, or one of each of our families, "merged" or "chained". Writes the largest difference,
+and how many graphs were compiled after two and after ten steps.
 """
 
 import importlib
@@ -10,7 +11,9 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(Path.cwd()), *(p for p in sys.path if Path(p).resolve() != HERE)]
@@ -23,10 +26,11 @@ import comfy.supported_models as models  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 import torch._dynamo.utils  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 
 sys.path.append(str(HERE))
 from packs import load_pack  # noqa: E402
-from tiny import SD15, base, fill  # noqa: E402
+from tiny import FAMILIES, SD15, base, fill, low_rank, sd15_control  # noqa: E402
 
 SMALL = {
     **SD15, "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [1, 0],
@@ -34,19 +38,35 @@ SMALL = {
 }  # fmt: skip
 
 
-def write_controls(folder: Path) -> None:
+def write_pair(folder: Path) -> list[str]:
     networks = importlib.import_module("cnet_pack.cnet_core.networks.controlnet")
     config = importlib.import_module("cnet_pack.cnet_core.networks.config").UNetConfig
     save = importlib.import_module("cnet_pack.cnet_core.checkpoints").save_controlnet
     sizes = config(32, (1, 2), (1, 1), (1, 0), context_dim=8, num_heads=2)
-    folder_paths.add_model_folder_path("controlnet", str(folder))
     for seed in (2, 3):
         save(fill(networks.ControlNet(sizes), seed), folder / f"{seed}.safetensors")
+    return ["2.safetensors", "3.safetensors"]
 
 
-def main(pack: Path, results: Path, what: str) -> None:
+def write_families(folder: Path, model: Any) -> list[str]:
+    unions = importlib.import_module("cnet_pack.cnet_core.networks.union")
+    shapes = importlib.import_module("cnet_pack.cnet_core.checkpoints.shapes")
+    base_config = importlib.import_module("cnet_pack.nodes.host.models").base_config
+    config = replace(base_config(model.model), num_heads=2, num_head_channels=None)
+    states = {
+        "controlnet": sd15_control(2).state_dict(),
+        "lora": low_rank(sd15_control(3).state_dict(), model.model.diffusion_model.state_dict()),
+        "union": fill(unions.UnionControlNet(config, types=6), 4).state_dict(),
+        "adapter": next(family.file() for family in FAMILIES if family.name == "sd15_t2i_adapter"),
+    }
+    for name, state in states.items():
+        save_file(state, folder / f"{name}.safetensors", metadata=shapes.config_metadata(config))
+    return [f"{name}.safetensors" for name in states]
+
+
+def main(pack: Path, results: Path, what: str, how: str) -> None:
     nodes = load_pack(pack)
-    model = compiled_model = base(models.SD15, SMALL)
+    model = compiled_model = base(models.SD15, SMALL if how == "pair" else SD15)
     if what != "controls":
         compile_model = importlib.import_module("comfy_extras.nodes_torch_compile").TorchCompileModel
         compiled_model = compile_model.execute(model, what).args[0]
@@ -54,19 +74,34 @@ def main(pack: Path, results: Path, what: str) -> None:
         generator = torch.Generator().manual_seed(5)
         hint = torch.rand(1, 64, 64, 3, generator=generator)
         texts = torch.randn(2, 1, 6, 8, generator=generator)
-        write_controls(Path(folder))
+        folder_paths.add_model_folder_path("controlnet", folder)
+        files = write_pair(Path(folder)) if how == "pair" else write_families(Path(folder), model)
         schedule = nodes["CNetKeyframe"].execute(0.0, 1.0, "linear").args[0]
         schedule = nodes["CNetKeyframe"].execute(1.0, 0.3, "linear", schedule).args[0]
         always = {"start_percent": 0.0, "end_percent": 1.0, "strength": 0.8}
         prompts = [[[text, {"pooled_output": None}]] for text in texts]
 
-        def controlled(compiled: bool) -> tuple:
-            load = nodes["CNetLoadControlNet"].execute
-            first, second = (load(f"{seed}.safetensors", compile=compiled).args[0] for seed in (2, 3))
-            units = {
-                "unit0": nodes["CNetUnit"].execute(first, hint, schedule=schedule, **always).args[0],
-                "unit1": nodes["CNetUnit"].execute(second, 1 - hint, uncond_gain=0.5, **always).args[0],
-            }
+        def net(file: str, compiled: bool) -> Any:
+            given = {"model": model} if "lora" in file else {}
+            control = nodes["CNetLoadControlNet"].execute(file, compile=compiled, **given).args[0]
+            if file.startswith("union"):
+                control = nodes["CNetUnionHints"].execute(control, depth=hint).args[0]
+            return control
+
+        def controlled(compiled: bool) -> list:
+            nets = [net(file, compiled) for file in files]
+            images = [None if file.startswith("union") else hint for file in files]
+            settings = [always | {"schedule": schedule}, *[always | {"uncond_gain": 0.5}] * (len(files) - 1)]
+            sides = prompts
+            if how == "chained":
+                for control, image, weights in zip(nets, images, settings, strict=True):
+                    sides = nodes["CNetApply"].execute(*sides, control, image, **weights).args
+                return sides
+            units = [
+                nodes["CNetUnit"].execute(control, image, **weights).args[0]
+                for control, image, weights in zip(nets, images, settings, strict=True)
+            ]
+            units = {f"unit{i}": unit for i, unit in enumerate(units)}
             return nodes["CNetMerge"].execute(*prompts, units, {"mode": "sum"}).args
 
         def draw(net, steps: int, conditionings) -> torch.Tensor:
@@ -94,4 +129,4 @@ def main(pack: Path, results: Path, what: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:5])

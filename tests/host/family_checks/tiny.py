@@ -61,6 +61,12 @@ SD15 = {
     "use_spatial_transformer": True, "use_linear_in_transformer": False, "adm_in_channels": None,
     "num_heads": 2, "num_head_channels": -1, "legacy": False, "use_temporal_attention": False,
 }  # fmt: skip
+SDXL = {
+    **SD15, "model_channels": 64, "num_res_blocks": [2] * 3, "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 1, 1, 2, 2], "transformer_depth_output": [0] * 3 + [1] * 3 + [2] * 3,
+    "transformer_depth_middle": 2, "use_linear_in_transformer": True, "adm_in_channels": 2816,
+    "num_classes": "sequential", "num_heads": -1, "num_head_channels": 64,
+}  # fmt: skip
 CASCADE = {
     "stable_cascade_stage": "c", "c_hidden": [16, 16], "nhead": [2, 2], "c_cond": 16, "c_clip_text": TEXT,
     "c_clip_text_pooled": TEXT,
@@ -251,6 +257,21 @@ def _cascade() -> dict[str, torch.Tensor]:
 def sd15_control(seed: int, sizes: dict[str, Any] = SD15) -> Any:
     sizes = {k: v for k, v in sizes.items() if k not in ("out_channels", "transformer_depth_output")}
     return fill(comfy.cldm.cldm.ControlNet(**sizes, hint_channels=3, **LIKE), seed)
+
+
+def low_rank(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A Control-LoRA of rank 4: the weights that the base has are halves; up @ down is half as large."""
+    generator, file = torch.Generator().manual_seed(3), {"lora_controlnet": torch.zeros(0)}
+    for name, tensor in state.items():
+        if name not in own or tensor.ndim < 2:
+            file[name] = tensor
+            continue
+        out, into, *kernel = tensor.shape
+        shapes = {"up": (out, 4, *[1] * len(kernel)), "down": (4, into, *kernel)}
+        scale = (0.25 / (4 * tensor[0].numel())) ** 0.25
+        for end, shape in shapes.items():
+            file[f"{name.removesuffix('.weight')}.{end}"] = scale * torch.randn(shape, generator=generator)
+    return file
 
 
 def _control_lora() -> dict[str, torch.Tensor]:
