@@ -23,8 +23,8 @@ def answer_of(residuals: Residuals) -> Answer:
     In a chain it adds lists from their beginnings. Those of its adapters for SDXL, which speak to the encoder
     and the middle, begin with a place more than the encoder has.
     """
-    middle = [] if residuals.mid is None else [residuals.mid]
-    beyond = [None] if residuals.encoder and middle else []
+    middle: list[Tensor | None] = [] if residuals.mid is None else [residuals.mid]
+    beyond: list[Tensor | None] = [None] if residuals.encoder and middle else []
     return {
         "input": [*beyond, *reversed(residuals.encoder)],
         "middle": middle,
