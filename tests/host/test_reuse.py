@@ -224,10 +224,20 @@ def held(host: Host) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize("name", SAMPLINGS)
-def test_every_sampler_draws_nearly_the_same_with_fewer_passes(host: Host, name: str) -> None:
+# Samplers of each kind: of one call a step and two, with noise and without, with uncond apart.
+VARIED = ("euler_ancestral", "heun", "dpmpp_sde", "uni_pc", "euler_cfg_pp")
+
+
+@pytest.mark.parametrize(
+    ("name", "controls"),
+    [
+        *((name, "merged") for name in SAMPLINGS),
+        *((name, controls) for controls in ("alone", "chained") for name in VARIED),
+    ],
+)
+def test_every_sampler_draws_nearly_the_same_with_fewer_passes(host: Host, name: str, controls: str) -> None:
     def draw(economy: str | None, seed: int = 1) -> tuple[torch.Tensor, int]:
-        return drawn(host.queue(prompt(SAMPLINGS[name], "merged", economy, seed)))
+        return drawn(host.queue(prompt(SAMPLINGS[name], controls, economy, seed)))
 
     bare, _ = draw(None)
     exact, passes = draw("exact")

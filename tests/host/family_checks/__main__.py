@@ -468,6 +468,32 @@ def strengths_go_by_time_and_frame(b: Bench) -> None:
             same(part[row], expected, 1e-6)
 
 
+def an_economy_asks_the_network_less(b: Bench) -> None:
+    """And draws nearly the same: alone, in a merge, and after the host's own node in a chain."""
+    steps = 10
+    rows, handle = b.count_runs()
+    try:
+        for controlled in (
+            b.ours,
+            lambda economy: b.merged("sum", {"economy": economy}),
+            lambda economy: b.ours(b.hosts(strength=0.3), economy=economy),
+        ):
+            asked, drawn = {}, {}
+            for economy in ("exact", "light", "strong"):
+                rows.clear()
+                drawn[economy] = b.draw(controlled(economy=economy), steps=steps)
+                asked[economy] = sum(rows)
+                # Nothing of a run is left to the next.
+                same(b.draw(controlled(economy=economy), steps=steps), drawn[economy])
+            assert asked["strong"] < asked["light"] < asked["exact"], asked
+            effect = (drawn["exact"] - b.draw(b.prompts, steps=steps)).norm()
+            for economy in ("light", "strong"):
+                error = (drawn[economy] - drawn["exact"]).norm() / effect
+                assert error < 0.5, f"{economy}: off by {error:.2f} of the control's effect"
+    finally:
+        handle.remove()
+
+
 CHECKS = [
     plain_equals_the_hosts,
     an_inpaint_hint_is_handed_on,
@@ -487,6 +513,7 @@ CHECKS = [
     one_unit_is_plain_apply_in_every_mode,
     two_units_merge,
     strengths_go_by_time_and_frame,
+    an_economy_asks_the_network_less,
 ]
 
 
