@@ -7,6 +7,7 @@ from weakref import ref
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ...cnet_core.errors import ControlError
 from ..answers import Answer, add, at_rows
 from .calls import Call
 
@@ -25,9 +26,18 @@ class Tiles:
         self.copies = WeakTensorKeyDictionary()
 
     def answer(self, control: Any, call: Call) -> Answer | None:
-        """What a control, Steered or Merged, says to a call by itself."""
+        """What a control, Steered or Merged, says to a call by itself.
+
+        Raises ControlError for tiles of what acts inside the UNet's layers.
+        """
         if control.cond_hint is None:
             return control.answer(call)
+        # What they change in the UNet would be there for the tiles that follow, too.
+        if any(one.within for one in getattr(control, "controls", [control])):
+            raise ControlError(
+                "this sampler draws the picture in tiles, which a control that acts inside the attention "
+                "(Reference, LLLite) cannot follow: draw without tiles, or without this control."
+            )
         # Noise levels are told as without tiles: one for each latent.
         latents = len(call.options["sigmas"])
         rows, size = range(call.x.shape[0]), call.chunks * latents
