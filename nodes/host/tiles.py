@@ -56,6 +56,7 @@ class Tiles:
 
     def _copy(self, control: Any, hint: Tensor) -> Any:
         copy = control.copy()
-        copy.cond_hint_original = hint
+        # Not a view, which would keep the whole.
+        copy.cond_hint_original = hint.clone()
         copy.pre_run(self.model(), self.sigma_at)
         return copy
