@@ -2,22 +2,26 @@
 
 Of edges and lines: precision, the share of what is lit that lies within two pixels of a true outline; recall,
 the share of the outlines within two pixels of what is lit; and F1, their harmonic mean. Of normals: the angle
-to those of the scene's depth drawn four times as large. Annotators with weights take part where these are
-found.
+to those of the scene's depth drawn four times as large. Of depth: Spearman's rank correlation with the true
+one. Of poses: how many figures and joints are found. Annotators with weights take part where these are found.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 import torch
 
 from annotators import weights
-from annotators.errors import WeightsError
+from annotators.errors import DependencyError, WeightsError
+from annotators.pose import keypoints
+from annotators.pose.keypoints import BODY
+from annotators.pose.tools import MIRROR
+from annotators.registry import Annotator
 from annotators.run import annotate
 from annotators.table import ANNOTATORS, find
-from cnet_core.fidelity import grown
+from cnet_core.fidelity import grown, rank_correlation
 from demo.scenes import HAZE, PALETTE, Scene, draw_scene
 
 CONDITIONS = ("canny", "lines", "soft edge", "scribble", "line art", "anime line art")
@@ -25,6 +29,7 @@ CONDITIONS = ("canny", "lines", "soft edge", "scribble", "line art", "anime line
 _JUMP, _HIDDEN = 0.05, 0.1
 # How many pixels an outline and a line may be apart.
 _APART = 2
+_NEAR_A_JOINT = 0.1
 # How much larger scenes are drawn for the true normals.
 FINER = 4
 
@@ -53,6 +58,52 @@ def outlines(scene: Scene) -> np.ndarray:
     for kernel in (bend, bend.T):
         ends |= np.abs(cv2.filter2D(t, -1, kernel, borderType=cv2.BORDER_REPLICATE)) > _JUMP
     return ends
+
+
+def depth(name: str, scenes: Sequence[Scene]) -> list[float]:
+    """Of each scene, the rank correlation of the depth that an annotator sees with the true one. Raises
+    WeightsError where it lacks its weights."""
+    annotator = find(name)
+    seen = annotate(annotator, pictures(scenes), net=weights.build(annotator)).depth
+    assert seen is not None
+    return [rank_correlation(one, scene.depth) for one, scene in zip(seen.numpy(), scenes, strict=True)]
+
+
+def slope(scenes: Sequence[Scene]) -> list[float]:
+    """The same for a map that is the nearer the lower."""
+    return [
+        rank_correlation(np.broadcast_to(np.arange(len(true))[:, None], true.shape), true)
+        for true in (scene.depth for scene in scenes)
+    ]
+
+
+def poses(name: str, scenes: Sequence[Scene]) -> tuple[float, float, float]:
+    """The share of the figures of which an annotator finds half of the joints, and of all their joints which
+    it finds, both on either side, for figures without a face may be seen from behind; and of the joints those
+    on their own side. Raises WeightsError or DependencyError where it lacks what it needs."""
+    annotator = find(name)
+    body = {"hands": False, "face": False}
+    made = annotate(annotator, pictures(scenes), body, net=weights.build(annotator))
+    own, either = [], []
+    for frame, scene in zip(keypoints.parse(made.keypoints), scenes, strict=True):
+        both = np.concatenate([frame.people, frame.people[:, MIRROR]])
+        own.append(joints_found(frame.people[:, BODY], scene.keypoints))
+        either.append(joints_found(both[:, BODY], scene.keypoints))
+    found = np.concatenate(either)
+    return float((found.mean(1) >= 0.5).mean()), float(found.mean()), float(np.concatenate(own).mean())
+
+
+def joints_found(people: np.ndarray, figures: np.ndarray) -> np.ndarray:
+    """Which joints of figures [F,18,3] are near those of the one of the people [P,18,3] who has the most of
+    them, within _NEAR_A_JOINT of the figure's larger side: bool [F,18]."""
+    found = np.zeros(figures.shape[:2], bool)
+    for figure, one in zip(figures, found, strict=True):
+        reach = _NEAR_A_JOINT * np.ptp(figure[:, :2], axis=0).max()
+        near = np.linalg.norm(people[..., :2] - figure[:, :2], axis=-1) <= reach
+        near &= people[..., 2] > 0
+        if len(near):
+            one[:] = near[near.sum(1).argmax()]
+    return found
 
 
 def normals(scenes: Sequence[Scene], finer: Sequence[Scene], bits: int) -> np.ndarray:
@@ -98,6 +149,24 @@ def _near(maps: np.ndarray) -> np.ndarray:
     return np.stack([grown(one, _APART) for one in maps])
 
 
+def of(*conditions: str) -> list[Annotator]:
+    """The annotators that make these."""
+    return [one for one in ANNOTATORS.values() if one.condition in conditions]
+
+
+def show(measure: Callable[[str], Sequence[float]], annotators: Sequence[Annotator]) -> None:
+    """Print a row of each annotator that has here what it needs."""
+    for annotator in annotators:
+        try:
+            print(row(annotator.title, measure(annotator.id)), flush=True)
+        except (WeightsError, DependencyError):
+            continue
+
+
+def row(title: str, scores: Sequence[float]) -> str:
+    return f"| {title} | {' | '.join(f'{score:.3f}' for score in scores)} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
     parser.add_argument("--scenes", type=int, default=48)
@@ -105,15 +174,17 @@ def main() -> None:
     options = parser.parse_args()
     scenes = [draw_scene(seed, options.size) for seed in range(options.scenes)]
     print("| edges | precision | recall | F1 |\n| --- | --- | --- | --- |")
-    for annotator in ANNOTATORS.values():
-        # What takes a drawing as it is finds nothing by itself.
-        if annotator.condition not in CONDITIONS or annotator.id == "drawing":
-            continue
-        try:
-            scores = edges(annotator.id, scenes)
-        except WeightsError:
-            continue
-        print(f"| {annotator.title} | {' | '.join(f'{score:.3f}' for score in scores)} |", flush=True)
+    # What takes a drawing as it is finds nothing by itself.
+    show(lambda name: edges(name, scenes), [one for one in of(*CONDITIONS) if one.id != "drawing"])
+    print("\n| depth | rank correlation | lowest |\n| --- | --- | --- |")
+
+    def summary(found: list[float]) -> tuple[float, float]:
+        return float(np.mean(found)), min(found)
+
+    show(lambda name: summary(depth(name, scenes)), of("depth"))
+    print(row("the lower the nearer", summary(slope(scenes))))
+    print("\n| poses | figures | joints | on their own side |\n| --- | --- | --- | --- |")
+    show(lambda name: poses(name, scenes), of("pose"))
     finer = [draw_scene(seed, FINER * options.size) for seed in range(options.scenes)]
     print("\n| normals | mean, degrees | median | within 11.25 |\n| --- | --- | --- | --- |")
     for title, angles in (
