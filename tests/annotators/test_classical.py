@@ -157,3 +157,20 @@ def test_memory_that_runs_out_halves_the_chunks():
     image = pictures(5, 4, 4)
     hints = annotate(replace(find("invert"), annotate=small), image, chunk=5)
     assert torch.equal(hints.image, 1 - image) and seen == [5, 2, 2, 1]
+
+
+def test_the_cells_of_a_grid_are_the_means_of_what_they_cover():
+    image = pictures(2, 192, 128)
+    image[0] = 1.0
+    grid = annotate(find("colour_grid"), image, {"cell": 64}).image
+    means = image.unfold(1, 64, 64).unfold(2, 64, 64).double().mean((-2, -1)).float()
+    expected = means.repeat_interleave(64, 1).repeat_interleave(64, 2)
+    torch.testing.assert_close(grid, expected, atol=1e-6, rtol=0)
+    assert (grid[0] == 1).all()
+    # Rows that belong to two cells in parts.
+    uneven = annotate(find("colour_grid"), pictures(1, 100, 96), {"cell": 30}).image
+    first = pictures(1, 100, 96)[0, :34, :32].double()
+    weights = torch.ones(34, 1, 1, dtype=torch.double)
+    weights[33] = 1 / 3
+    mean = (first * weights).sum((0, 1)) / weights.sum() / 32
+    torch.testing.assert_close(uneven[0, 0, 0], mean.float(), atol=1e-5, rtol=0)
