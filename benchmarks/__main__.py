@@ -25,7 +25,7 @@ def main() -> None:
         "base": arguments.base,
         "size": arguments.size,
         "measures": arguments.measure,
-        "controls": sorted(set(arguments.controls)),
+        "controls": sorted({0, *arguments.controls}),
         "networks": arguments.networks,
         "rounds": arguments.rounds,
         "steps": arguments.steps,
@@ -54,7 +54,12 @@ def parse() -> argparse.Namespace:
         help=f"what to measure, some of {','.join(MEASURES)} (default: {','.join(DEFAULT)})",
     )
     add("--size", type=pixels, default=256, help="side of the picture in pixels (default: 256)")
-    add("--controls", type=counts, default=[0, 1, 2, 3, 4], help="numbers of controls (default: 0,1,2,3,4)")
+    add(
+        "--controls",
+        type=counts,
+        default=[0, 1, 2, 3, 4],
+        help="numbers of controls (default: 0,1,2,3,4); 0, which shares are of, is always among them",
+    )
     add(
         "--networks",
         type=positive,
