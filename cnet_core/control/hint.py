@@ -28,7 +28,8 @@ def prepare_hint(image: Tensor, channels: int = 3, lowest: float = -1.0) -> Tens
             "sides of at least one pixel. Connect an IMAGE."
         )
     found = image.shape[1]
-    if not torch.isfinite(image).all():
+    # The sum says so far sooner, but may overflow by itself.
+    if not image.sum().isfinite() and not image.isfinite().all():
         raise HintError(
             "the control image contains values that are not finite numbers (NaN or infinity); the node that "
             "made it failed. Look at its output with a preview, and check its inputs and precision."
