@@ -101,6 +101,12 @@ def test_values_that_are_no_numbers_are_refused(value):
         prepare_hint(image)
 
 
+def test_numbers_whose_sum_is_none_are_clamped():
+    image = torch.full((1, 3, 4, 4), 3e38)
+    assert image.sum().isinf()
+    assert torch.equal(prepare_hint(image), torch.ones(1, 3, 4, 4))
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 8, 8), (1, 3, 0, 8), (1, 3, 8, 0), (3, 8, 8)])
 def test_empty_images_are_refused(shape):
     with pytest.raises(HintError, match="at least one"):
