@@ -1,12 +1,13 @@
 """Make the mini checkpoints from nothing but seeds: `uv run python -m demo.make`.
 
-An autoencoder, a base (UNet and text encoder) and three ControlNets are trained one after the other on scenes
-drawn on the fly. Each stage is saved when it is done and skipped when its file exists; a stage that was
-interrupted goes on from its last state in demo/cache. In one go on two cores it took an hour on a server's
-processor of 2026, and takes two and a half on older ones of 2.5 GHz; --device cuda takes a GPU. The shipped
-files were trained while the lengths below were still being settled: a rebuild gives their like, not their
-bytes. That hour's closed .80, .89 and .88 of the gap between no control and the truth's ceiling (pose, depth,
-canny) by demo.report, the shipped ones .80, .89 and .83.
+An autoencoder, a base (UNet and text encoder) and three ControlNets are trained one after the other on
+scenes drawn on the fly, into out/weights; --out demo/weights makes those that are shipped. Each stage is
+saved when it is done and skipped when its file exists; a stage that was interrupted goes on from its last
+state in demo/cache. In one go on two cores it took an hour on a server's processor of 2026, and takes two
+and a half on older ones of 2.5 GHz; --device cuda takes a GPU. The shipped files were trained while the
+lengths below were still being settled: a rebuild gives their like, not their bytes. That hour's closed .80,
+.89 and .88 of the gap between no control and the truth's ceiling (pose, depth, canny) by demo.report, the
+shipped ones .80, .89 and .83.
 """
 
 import argparse
@@ -206,7 +207,9 @@ class Maker:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the mini checkpoints from seeds.")
-    parser.add_argument("--out", type=Path, default=HERE / "weights", help="folder of the weights")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/weights"), help="folder of the weights (default: out/weights)"
+    )
     parser.add_argument("--states", type=Path, default=HERE / "cache", help="folder of the resumable states")
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default: cpu)"

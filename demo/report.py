@@ -123,6 +123,7 @@ def main() -> None:
     scenes = [draw_scene(seed) for seed in range(args.first_seed, args.first_seed + args.n)]
     figures, pictures = report(MiniSD.load(args.weights), scenes, guidance=args.guidance)
     if args.sheet:
+        args.sheet.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(args.sheet), cv2.cvtColor(sheet(pictures, scenes, 8), cv2.COLOR_RGB2BGR))
     if args.json:
         print(json.dumps(figures))

@@ -75,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
     from .loader import load_nodes, object_info
     from .nodes_core import saved_paths
     from .shims.model_management import InterruptProcessingException
+    from .validate import label
     from .workflow import is_ui, read_workflow, to_prompt
 
     workflow = read_workflow(options.file)
@@ -90,6 +91,9 @@ def run(options: argparse.Namespace) -> int:
             result = executor.run(prompt, workflow if is_ui(workflow) else None)
     except InterruptProcessingException:
         raise KeyboardInterrupt from None
+    for node_id, shown in result.ui.items():
+        for text in shown.get("text", ()):
+            print(f"{label(prompt, node_id)}: {text}", file=sys.stderr)
     for path in saved_paths(result.ui):
         print(path)
     print(f"Done in {time.perf_counter() - started:.1f} s.", file=sys.stderr)
@@ -101,7 +105,8 @@ def convert(options: argparse.Namespace) -> int:
     from .workflow import read_workflow, to_prompt
 
     prompt = to_prompt(read_workflow(options.file), object_info(load_nodes(options.pack)))
-    print(json.dumps(prompt, indent=2, ensure_ascii=False))
+    # In ASCII: what is redirected into a file may be written in the system's own encoding.
+    print(json.dumps(prompt, indent=2))
     return 0
 
 
@@ -112,7 +117,7 @@ def describe(options: argparse.Namespace) -> int:
     unknown = [node for node in options.nodes if node not in info]
     if unknown:
         raise WorkflowError(f"unknown node type '{unknown[0]}'; known are {', '.join(info)}")
-    print(json.dumps({node: info[node] for node in options.nodes or info}, indent=2, ensure_ascii=False))
+    print(json.dumps({node: info[node] for node in options.nodes or info}, indent=2))
     return 0
 
 

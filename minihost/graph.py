@@ -43,7 +43,9 @@ class Executor:
     def __init__(self, nodes: Nodes, on_node: Callable[[str], None] = lambda label: None):
         self.nodes = nodes
         self.on_node = on_node
-        self.cache: dict[Any, Done] = {}
+        self.cache: dict[int, Done] = {}
+        # Numbers that stand for keys: a key that held those of its inputs would double from node to node.
+        self.numbers: dict[Any, int] = {}
 
     def run(self, prompt: Prompt, workflow: Mapping[str, Any] | None = None) -> Result:
         """Check and run an API-format workflow; `workflow`: its UI format, to be embedded in pictures.
@@ -56,11 +58,12 @@ class Executor:
         }
         order = validate(prompt, self.nodes)
         result = Result()
-        keys: dict[str, Any] = {}
+        keys: dict[str, int] = {}
         done: dict[str, Done] = {}
         with torch.inference_mode():
             for node_id in order:
-                keys[node_id] = key = self._key(prompt, node_id, keys)
+                whole = self._key(prompt, node_id, keys)
+                keys[node_id] = key = self.numbers.setdefault(whole, len(self.numbers))
                 if key not in self.cache:
                     model_management.throw_exception_if_processing_interrupted()
                     self.on_node(label(prompt, node_id))
@@ -73,7 +76,7 @@ class Executor:
         self.cache = {key: kept for key, kept in self.cache.items() if key in used}
         return result
 
-    def _key(self, prompt: Prompt, node_id: str, keys: Mapping[str, Any]) -> Any:
+    def _key(self, prompt: Prompt, node_id: str, keys: Mapping[str, int]) -> Any:
         """Equal for nodes that give the same: type, values, origins of links, and the fingerprint."""
         node = self.nodes[prompt[node_id]["class_type"]]
         schema = node.GET_SCHEMA()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
 from .shims import api_ui, folder_paths
@@ -16,6 +17,7 @@ from .shims.api_latest import io
 from .shims.utils import common_upscale
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tiff"}
+ANIMATED = {"GIF", "PNG", "WEBP"}
 LARGEST = 16384
 METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
 
@@ -47,14 +49,27 @@ class LoadImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: str) -> Any:
-        """IMAGE [1,H,W,3] in 0..1, MASK [1,H,W], 1 where transparent (zeros [1,64,64] without alpha)."""
+        """IMAGE [B,H,W,3] in 0..1, MASK [B,H,W], 1 where transparent (zeros [B,64,64] without alpha).
+
+        A picture for each frame of an animation.
+        """
         with Image.open(folder_paths.get_annotated_filepath(image)) as opened:
-            picture = ImageOps.exif_transpose(opened)
-        pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
-        mask = torch.zeros(1, 64, 64)
-        if "A" in picture.getbands():
-            mask = 1.0 - torch.from_numpy(np.asarray(picture.getchannel("A"), dtype=np.float32) / 255.0)[None]
-        return io.NodeOutput(torch.from_numpy(pixels)[None], mask)
+            # What else has several pictures in a file has other sizes of the first one.
+            frames = ImageSequence.Iterator(opened) if opened.format in ANIMATED else [opened]
+            pictures = [ImageOps.exif_transpose(frame) for frame in frames]
+        if pictures[0].mode.startswith("I"):
+            # 16 bits of grey, which Pillow would clip to 8 instead of scaling them.
+            grey = torch.from_numpy(np.asarray(pictures[0], dtype=np.float32) / 65535.0)
+            return io.NodeOutput(grey[None, :, :, None].repeat(1, 1, 1, 3), torch.zeros(1, 64, 64))
+        clear = any("A" in one.getbands() or one.mode == "P" for one in pictures)
+        pixels = _values(pictures, "RGBA" if clear else "RGB")
+        mask = 1.0 - pixels[..., 3] if clear else torch.zeros(len(pictures), 64, 64)
+        return io.NodeOutput(pixels[..., :3].contiguous(), mask)
+
+
+def _values(pictures: Sequence[Image.Image], mode: str) -> Tensor:
+    """Pictures of one size as [B,H,W,C] in 0..1."""
+    return torch.from_numpy(np.stack([np.asarray(one.convert(mode), np.float32) for one in pictures]) / 255.0)
 
 
 class SaveImage(io.ComfyNode):

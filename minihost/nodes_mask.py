@@ -49,7 +49,7 @@ class LoadImageMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: str, channel: str) -> Any:
-        """MASK [1,H,W]: the channel, or for alpha LoadImage's mask, 1 where transparent."""
+        """MASK [B,H,W]: the channel, or for alpha LoadImage's mask, 1 where transparent."""
         picture, mask = LoadImage.execute(image).args
         return io.NodeOutput(mask if channel == "alpha" else picture[..., CHANNELS.index(channel)].clone())
 

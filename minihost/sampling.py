@@ -54,9 +54,9 @@ def sgm_uniform_schedule(levels: Any, steps: int) -> Tensor:
 
 
 def simple_schedule(levels: Any, steps: int) -> Tensor:
-    """Entries of the table at even distances, counted from its noisy end."""
+    """Entries of the table at even distances, counted from its noisy end, rounded as the host rounds."""
     table = levels.sigmas.cpu()
-    picked = [len(table) - 1 - int(i * len(table) / steps) for i in range(steps)]
+    picked = [len(table) - 1 - int(i * (len(table) / steps)) for i in range(steps)]
     return torch.cat([table[picked], torch.zeros(1)])
 
 

@@ -209,7 +209,10 @@ def own_validation(
     given = {key: value for key, value in values.items() if takes_all or key in wanted}
     if "input_types" in wanted:
         given["input_types"] = received
-    verdict = call(node.validate_inputs, **given)
+    try:
+        verdict = call(node.validate_inputs, **given)
+    except Exception as error:  # Nodes are not ready for every value that a file may hold.
+        return f"its inputs cannot be checked: {type(error).__name__}: {error}"
     if verdict is True:
         return None
     return verdict if isinstance(verdict, str) else f"its inputs {', '.join(given)} do not go together"

@@ -7,7 +7,10 @@ API format ("prompt"): {node id: {"class_type", "_meta", "inputs": {name: value,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ Kinds = type | tuple[type, ...]
 ID = (int, str)
 # The fields of a link that are read, in the order of the list that stands for it.
 LINK: dict[str, Kinds] = {"id": ID, "origin_id": ID, "origin_slot": int}
+COMMENTS = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 # Editors save less than ten levels; what reads a file recurses.
 DEPTH = 100
 
@@ -36,7 +40,7 @@ def read_workflow(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        text = _embedded(path) if path.suffix.lower() == ".png" else path.read_text(encoding="utf-8")
+        text = _embedded(path) if path.suffix.lower() == ".png" else path.read_text(encoding="utf-8-sig")
         found = json.loads(text)
     except FileNotFoundError:
         raise WorkflowError(f"there is no file {path}") from None
@@ -259,7 +263,75 @@ def to_prompt(workflow: Mapping[str, Any], info: Mapping[str, Any]) -> Prompt:
     if unknown:
         raise WorkflowError(unknown)
     order = sorted(running, key=lambda node: node.get("order") or 0)
-    return {str(node["id"]): _convert(node, editor, info[node["type"]]) for node in order}
+    prompt = {str(node["id"]): _convert(node, editor, info[node["type"]]) for node in order}
+    for made in prompt.values():
+        if made["class_type"] == "SaveImage" and isinstance(made["inputs"].get("filename_prefix"), str):
+            made["inputs"]["filename_prefix"] = _filled(made["inputs"]["filename_prefix"], running, prompt)
+    return prompt
+
+
+def _filled(prefix: str, nodes: Sequence[Mapping[str, Any]], prompt: Prompt) -> str:
+    """A prefix of file names as the editor queues it: with %date:yyyy-MM-dd% and %Node.widget% filled in.
+
+    A node is called by its name for search and replace, else by its title. What is unknown stays.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        node_name, dot, widget = match[1].partition(".")
+        if match[1].startswith("date:"):
+            return _date(match[1].removeprefix("date:"))
+        for name_of in (
+            lambda node: (node.get("properties") or {}).get("Node name for S&R"),
+            lambda node: node.get("title"),
+        ):
+            for node in nodes:
+                inputs = prompt[str(node["id"])]["inputs"]
+                if dot and name_of(node) == node_name and not isinstance(inputs.get(widget, []), list | dict):
+                    return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", str(inputs[widget]))
+        return match[0]
+
+    return re.sub(r"%([^%]+)%", value, prefix)
+
+
+def _date(pattern: str) -> str:
+    """Now, by a pattern of yyyy or yy, M, d, h, m and s; MM and so on have two digits."""
+    now = time.localtime()
+    parts = {"d": now.tm_mday, "M": now.tm_mon, "h": now.tm_hour, "m": now.tm_min, "s": now.tm_sec}
+
+    def value(match: re.Match[str]) -> str:
+        found = match[0]
+        if found[0] == "y":
+            return {2: f"{now.tm_year % 100:02}", 4: str(now.tm_year)}.get(len(found), found)
+        return str(parts[found[0]]).rjust(len(found), "0")
+
+    return re.sub(r"dd?|MM?|hh?|mm?|ss?|yyy?y?", value, pattern)
+
+
+def _queued(spec: Spec, value: Any) -> Any:
+    """A widget's value as the editor hands it to the host."""
+    if isinstance(value, list):
+        return {"__value__": value}
+    return chosen(value) if isinstance(value, str) and spec.options.get("dynamicPrompts") else value
+
+
+def chosen(text: str) -> str:
+    """A prompt as the editor queues it: without comments, with one {of|several} choices, drawn by chance."""
+    # The options so far of each brace that is open; what is outside of all of them is one option.
+    opened = [[""]]
+    for part in re.split(r"(\\.|[{}|])", COMMENTS.sub("", text), flags=re.DOTALL):
+        if part == "{":
+            opened.append([""])
+        elif part == "|" and len(opened) > 1:
+            opened[-1].append("")
+        elif part == "}" and len(opened) > 1:
+            options = opened.pop()
+            opened[-1][-1] += random.choice(options)
+        else:
+            opened[-1][-1] += part
+    while len(opened) > 1:
+        options = opened.pop()
+        opened[-1][-1] += random.choice(options)
+    return re.sub(r"\\([{}|])", r"\1", opened[0][0])
 
 
 def unknown_type(where: str, node_type: str, info: Mapping[str, Any]) -> str:
@@ -278,10 +350,10 @@ def _convert(node: Mapping[str, Any], editor: Editor, info: Mapping[str, Any]) -
     saved = node.get("widgets_values") or []
     table = info["input"]
     if isinstance(saved, dict):
-        found = {spec.name: saved.get(spec.name, spec.default) for spec, _ in widgets(table, [])}
+        found = [(spec, saved.get(spec.name, spec.default)) for spec, _ in widgets(table, [])]
     else:
-        found = {spec.name: value for spec, value in widgets(table, saved)}
-    inputs = {key: {"__value__": v} if isinstance(v, list) else v for key, v in found.items()}
+        found = list(widgets(table, saved))
+    inputs = {spec.name: _queued(spec, value) for spec, value in found}
     for socket in node.get("inputs") or []:
         if socket.get("link") is None:
             continue

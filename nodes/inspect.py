@@ -33,8 +33,10 @@ class InspectCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file_name: str) -> str:
-        """Read again when the file was replaced."""
+    def fingerprint_inputs(cls, file_name: str | None) -> str:
+        """Read again when the file was replaced. A linked name comes as None."""
+        if file_name is None:
+            return ""
         status = os.stat(host.controlnet_path(file_name))
         return f"{status.st_mtime_ns} {status.st_size}"
 

@@ -100,9 +100,11 @@ class LoadControlNet(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, control_net_name: str, base_control_net: str = NO_BASE, **settings) -> str:
-        """Load again when a file was replaced."""
-        names = [name for name in (control_net_name, base_control_net) if name != NO_BASE]
+    def fingerprint_inputs(
+        cls, control_net_name: str | None, base_control_net: str | None = NO_BASE, **settings
+    ) -> str:
+        """Load again when a file was replaced. Linked names come as None."""
+        names = [name for name in (control_net_name, base_control_net) if name not in (None, NO_BASE)]
         stats = [os.stat(host.controlnet_path(name)) for name in names]
         return " ".join(f"{stat.st_mtime_ns} {stat.st_size}" for stat in stats)
 

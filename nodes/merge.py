@@ -84,7 +84,12 @@ def controls_of(units: dict[str, Unit], prompts: list) -> list[host.Steered]:
     for slot, unit in units.items():
         if not isinstance(unit, Unit):
             raise ControlError(f"{slot} is no control unit; connect the output of a Control Unit node.")
-    controls = {slot: unit.control for slot, unit in units.items() if not unit.absent}
+    controls: dict[str, host.Steered] = {}
+    for slot, unit in units.items():
+        if not unit.absent:
+            # A unit in two slots is two controls, each with what it keeps of a run.
+            again = any(unit.control is control for control in controls.values())
+            controls[slot] = unit.control.copy() if again else unit.control
     for control in controls.values():
         conditioning.check_conditioning(control, prompts)
     conditioning.check_together(controls)

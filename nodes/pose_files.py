@@ -65,8 +65,10 @@ class LoadPose(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, **canvas: int) -> str:
-        """Load again when the file was changed."""
+    def fingerprint_inputs(cls, file: str | None, **canvas: int) -> str:
+        """Load again when the file was changed. A linked name comes as None."""
+        if file is None:
+            return ""
         return hashlib.sha256(host.input_file(file, ".json").read_bytes()).hexdigest()
 
     @classmethod

@@ -133,9 +133,15 @@ def _regions(parts: Sequence[Part]) -> Tensor:
     """
     if len(parts) == 1:
         return parts[0].value
-    masks = [torch.ones((), device=p.residual.device) if p.mask is None else p.mask for p in parts]
+    masks = [_covered(part) for part in parts]
     covered = sum(masks[1:], start=masks[0]).clamp_min(1.0)
     return _sum([Part(p.residual, p.weight, mask / covered) for p, mask in zip(parts, masks, strict=True)])
+
+
+def _covered(part: Part) -> Tensor:
+    """The mask, but in the rows where the part says nothing."""
+    mask = torch.ones((), device=part.residual.device) if part.mask is None else part.mask
+    return mask * (part.weight != 0) if isinstance(part.weight, Tensor) else mask
 
 
 MODES: dict[str, Callable[..., Tensor]] = {

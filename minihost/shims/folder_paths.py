@@ -148,7 +148,9 @@ def get_save_image_path(
     os.makedirs(folder, exist_ok=True)
     counters = [0]
     for file in os.listdir(folder):
-        rest = file.removeprefix(f"{name}_")
-        if rest != file and rest.split(".")[0].split("_")[0].isdigit():
+        # Where the system knows no upper and lower case, other spellings are the same file.
+        begins = os.path.normcase(file).startswith(os.path.normcase(f"{name}_"))
+        rest = file[len(name) + 1 :]
+        if begins and rest.split(".")[0].split("_")[0].isdigit():
             counters.append(int(rest.split(".")[0].split("_")[0]))
     return folder, name, max(counters) + 1, subfolder, filename_prefix

@@ -18,6 +18,8 @@ from ...cnet_core.networks.protocol import Features
 # Noise levels read from tensors: reading one makes the host wait for its device, so all controls of a call
 # share it. Entries go with their tensors.
 _SIGMAS = WeakTensorKeyDictionary()
+# Latents that are sampled at once, at most, in estimates of memory: context windows seldom have more.
+AT_ONCE = 16
 
 
 @dataclass
@@ -129,11 +131,14 @@ class Run:
     # What was said at earlier steps, of a control that is not computed at each.
     past: Any = None
     loaded: bool = False
+    # What else is to be let go.
+    also: Callable[[], None] = lambda: None
 
     def forget(self) -> None:
         """Let go of everything; the host asks no more."""
         self.features, self.texts, self.alike, self.masks, self.seen = {}, {}, {}, {}, {}
         self.past = None
+        self.also()
 
 
 def window_of(image: Tensor, call: Call) -> Tensor:

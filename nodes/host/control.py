@@ -20,7 +20,7 @@ from ...cnet_core.networks.blocks import Text
 from ...cnet_core.networks.config import UNetConfig
 from ...cnet_core.networks.protocol import Features
 from ..answers import answer_of
-from .calls import Call, window_of
+from .calls import AT_ONCE, Call, window_of
 from .kept import encoded
 from .models import LoadedNetwork, base_config
 from .overlap import stream_of
@@ -90,19 +90,20 @@ class Control(ResidualControl):
     def inference_memory_requirements(self, dtype: torch.dtype) -> int:
         """Bytes of activations: this control's own, and those of the controls before it in the chain.
 
-        The features of the hint encoder and the residuals, which live through the step, those of earlier
-        steps that are kept to predict from, and the widest layer (the feed-forward of the first transformer,
-        about 16 times the features), for the cond and uncond halves of each hinted latent, of at most
-        1024x1024 pixels.
+        The features of the hint encoder, and for the cond and uncond halves of each hinted latent, of at most
+        1024x1024 pixels: the residuals, which live through the step, those of earlier steps that are kept to
+        predict from, and the widest layer (the feed-forward of the first transformer, about 16 times the
+        features). More hints than a context window has are taken not to be sampled at once.
         """
         hint, config = self.hint, self.config
         if hint is None or not isinstance(config, UNetConfig):
             return super().inference_memory_requirements(dtype)
         # A hint may be a photo many times larger than the picture, whose size is not told here.
         area = min(hint.shape[-1] * hint.shape[-2], 1024**2) / self.compression_ratio**2
-        kept = sum(c / s**2 for c, s in zip(config.residual_channels, config.residual_scales, strict=True))
-        kept *= 1 + self.reuse.kept
-        values = 2 * hint.shape[0] * area * (kept + 17 * config.model_channels)
+        said = sum(c / s**2 for c, s in zip(config.residual_channels, config.residual_scales, strict=True))
+        hints, at_once = hint.shape[0], min(hint.shape[0], AT_ONCE)
+        kept = hints * (config.model_channels + 2 * self.reuse.kept * said)
+        values = area * (kept + 2 * at_once * (said + 16 * config.model_channels))
         size = comfy.model_management.dtype_size(self.network.dtype)
         return int(values * size) + super().inference_memory_requirements(dtype)
 
@@ -143,7 +144,8 @@ class Control(ResidualControl):
         }
         # The host's node may be wired to any ControlNet, and tells those without types nothing.
         if not typed or not hasattr(net, "encode_hints"):
-            return net.encode_hint(self._at_size(self.hint, call, height, width))
+            # Of more hints than latents the rest is not read.
+            return net.encode_hint(self._at_size(self.hint[: call.total], call, height, width))
         # Hints of unlike numbers of pictures, each from its first one again, come round together at the least
         # common multiple.
         count = min(math.lcm(*(hint.shape[0] for hint in typed.values())), call.total)

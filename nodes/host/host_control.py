@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
+from weakref import WeakMethod
 
 import comfy.controlnet
 import comfy.model_management
@@ -80,12 +81,19 @@ class HostControl(ResidualControl):
         super().pre_run(model, percent_to_timestep_function)
         foreign.check_base(self.inner, model)
         self.inner.pre_run(model, percent_to_timestep_function)
+        assert self.run is not None
+        # The run must not keep the control.
+        offload = WeakMethod(self._offload)
+        self.run.also = lambda: (offload() or (lambda: None))()
+
+    def _offload(self) -> None:
+        """Take what is kept off the device: encoding a hint again for every picture would cost a pass of
+        the VAE."""
+        for key, prepared in self.prepared.items():
+            self.prepared[key] = _off(prepared)
 
     def cleanup(self) -> None:
-        # Encoding a hint again for every picture would cost a pass of the VAE.
-        offload = comfy.model_management.unet_offload_device()
-        for key, prepared in self.prepared.items():
-            self.prepared[key] = foreign.offloaded(prepared, offload)
+        self._offload()
         # Some of the host's controls cannot be cleaned up before they have run.
         if self.run is not None:
             self.inner.cleanup()
@@ -150,10 +158,16 @@ class HostControl(ResidualControl):
             answer = inner.get_control(call.x, call.t, call.cond, call.chunks, call.options)
         finally:
             inner.cond_hint_original = whole
-        self.prepared[key] = foreign.take_prepared(inner)
+        prepared = foreign.take_prepared(inner)
+        # Windows come by the dozen.
+        self.prepared[key] = prepared if call.window is None else _off(prepared)
         if len(self.prepared) > _PREPARED_KEPT:
             del self.prepared[next(iter(self.prepared))]
         return None if answer is None else foreign.for_rows(answer, call.x.shape[0])
 
     def weighed(self, answer: Answer, call: Call, rows: list[float]) -> Parts:
         return foreign.as_the_base_reads(super().weighed(answer, call, rows), answer, self.inner)
+
+
+def _off(prepared: foreign.Prepared) -> foreign.Prepared:
+    return foreign.offloaded(prepared, comfy.model_management.unet_offload_device())

@@ -16,7 +16,7 @@ from ...cnet_core.control.weighting import COND
 from ...cnet_core.errors import ControlError, HintError
 from ...cnet_core.networks.lllite import transformer_blocks
 from ..answers import Parts
-from .calls import Call
+from .calls import AT_ONCE, Call
 from .kept import encoded
 from .models import base_config
 from .steered import Steered
@@ -88,7 +88,7 @@ class ReferenceControl(Steered):
         if self.hint is not None:
             images, _, height, width = self.hint.shape
             sides = 1 if self.style_fidelity == 1 else 2
-            kept = sides * images * min(height * width, 1024**2) * _VALUES_PER_PIXEL
+            kept = sides * min(images, AT_ONCE) * min(height * width, 1024**2) * _VALUES_PER_PIXEL
         size = comfy.model_management.dtype_size(dtype)
         return kept * size + int(super().inference_memory_requirements(dtype))
 
@@ -161,9 +161,9 @@ class ReferenceControl(Steered):
         """(latent, noise) of the reference images [R,C,H,W], at the picture's size, on its device."""
         assert self.run is not None
         sides = (call.x.shape[-2], call.x.shape[-1])
-        key = sides, call.x.device
+        key = sides, call.x.device, call.total
         if key not in self.run.features:
-            latent = self._model().process_latent_in(self._encode(*sides)).to(call.x)
+            latent = self._model().process_latent_in(self._encode(*sides, call.total)).to(call.x)
             if latent.shape[1:] != call.x.shape[1:]:
                 raise HintError(
                     f"the VAE makes latents of shape {tuple(latent.shape[1:])}, and the model draws "
@@ -181,10 +181,11 @@ class ReferenceControl(Steered):
         assert model is not None, "a control is only asked while its model runs"
         return model
 
-    def _encode(self, height: int, width: int) -> Tensor:
+    def _encode(self, height: int, width: int, count: int) -> Tensor:
+        """The first pictures of the reference as latents, at most `count`: more are not read."""
         ratio = self.compression_ratio
-        image = self.hint
-        assert image is not None
+        assert self.hint is not None
+        image = self.hint[:count]
         method = "area" if image.shape[-2] > height * ratio else "bicubic"
         image = comfy.utils.common_upscale(image, width * ratio, height * ratio, method, "center")
         return encoded(self.vae, image.clamp(0, 1).movedim(1, -1))

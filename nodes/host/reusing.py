@@ -83,7 +83,8 @@ class ResidualControl(Steered):
     def past(self, call: Call) -> Past | None:
         """What is remembered of this run; None where every step is computed.
 
-        That is so as well where the host does not tell the run's noise levels.
+        That is so as well where the host does not tell the run's noise levels, and where the control acts at
+        none of them.
         """
         run, sigmas = self.run, call.options.get("sample_sigmas")
         if run is None or self.reuse.exact or self.steady or sigmas is None:
@@ -91,7 +92,9 @@ class ResidualControl(Steered):
         if run.past is None:
             start, end = self.timestep_range or (math.inf, 0.0)
             # At the last level sampling arrives.
-            levels = sigmas[:-1].tolist()
-            course = Course([level for level in levels if end <= level <= start], run.clock().percent)
+            levels = [level for level in sigmas[:-1].tolist() if level > 0 and end <= level <= start]
+            if not levels:
+                return None
+            course = Course(levels, run.clock().percent)
             run.past = Past(Memory(self.reuse, course.ways), course)
         return run.past

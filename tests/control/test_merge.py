@@ -172,6 +172,15 @@ def test_regions_share_what_they_both_cover_and_keep_soft_edges_towards_nothing(
     assert merge(parts, Rule("regions"))[0, 0, 0].tolist() == [1, 2, 2, 1.5, 0]
 
 
+@modes
+@given(seed=seeds)
+def test_a_row_of_weight_0_is_as_if_the_part_were_not_there(mode, seed):
+    silent, speaking = residual(seed), residual(seed + 1)
+    weight = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+    merged = merge([Part(silent, weight), Part(speaking)], rule(mode))
+    torch.testing.assert_close(merged[0], speaking[0])
+
+
 def test_an_unknown_mode_names_those_there_are():
     with pytest.raises(ControlError, match=r"'loudest'.*sum, average"):
         Rule("loudest")

@@ -1,12 +1,15 @@
 """Running: order, caching, lists, pictures with their workflow, cancelling, and the command line."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +21,7 @@ from minihost.__main__ import CANCELLED, main
 from minihost.errors import NodeError, PackError
 from minihost.graph import Executor
 from minihost.nodes_core import saved_paths
+from minihost.shims import folder_paths
 from minihost.shims.model_management import InterruptProcessingException
 
 PACK = str(Path(__file__).parent / "tinypack")
@@ -74,6 +78,20 @@ def test_nodes_that_ask_for_their_id_do_not_share_results(nodes, tiny):
     check = {"class_type": "TinyCheck", "inputs": {"low": 1, "high": 2}}
     Executor(nodes).run({"1": check, "2": check, "8": show(("1", 0)), "9": show(("2", 0))})
     assert tiny.runs == ["TinyCheck 1", "TinyCheck 2"]
+
+
+def test_a_long_chain_of_nodes_with_two_links_to_the_one_before_is_run(nodes):
+    """The time must not double from node to node."""
+    prompt = {"0": number(1)}
+    for i in range(1, 60):
+        prompt[str(i)] = {
+            "class_type": "TinySum",
+            "inputs": {"numbers.number0": [str(i - 1), 0], "numbers.number1": [str(i - 1), 0]},
+        }
+    executor = Executor(nodes)
+    result = executor.run({**prompt, "9 shown": show(("59", 0))})
+    assert shown(result, "9 shown") == [str(2**59)]
+    assert executor.run({**prompt, "9 shown": show(("59", 0))}).executed == []
 
 
 def test_dynamic_inputs_arrive_nested(nodes):
@@ -138,6 +156,36 @@ def test_load_image_reads_what_save_image_wrote(nodes, folders):
     assert load.define_schema().inputs[0].options == ["a.png", "b.png"]
     assert "no picture 'c.png'" in load.validate_inputs("c.png")
     assert "no picture" in load.validate_inputs("../output/x.png")
+
+
+def test_sixteen_bits_of_grey_are_scaled(nodes, folders):
+    grey = np.array([[0, 257, 32768, 65535]], np.uint16)
+    Image.fromarray(grey).save(folders / "input" / "depth.png")
+    image, mask = nodes["LoadImage"].execute("depth.png").args
+    assert torch.allclose(image[0, 0, :, 1], torch.tensor([0, 257, 32768, 65535]) / 65535)
+    assert image.shape == (1, 1, 4, 3) and not mask.any()
+
+
+def test_palettes_may_be_transparent_and_animations_are_batches(nodes, folders):
+    clear = Image.new("RGBA", (4, 2), (255, 0, 0, 255))
+    clear.paste((0, 0, 0, 0), (0, 0, 2, 2))
+    clear.quantize(8).save(folders / "input" / "palette.png")
+    image, mask = nodes["LoadImage"].execute("palette.png").args
+    assert mask[0].tolist() == [[1, 1, 0, 0]] * 2
+    assert image[0, 0, 3].tolist() == [1, 0, 0]
+    frames = [Image.new("RGB", (4, 2), colour) for colour in ("red", "lime", "blue")]
+    frames[0].save(folders / "input" / "moves.gif", save_all=True, append_images=frames[1:])
+    image, mask = nodes["LoadImage"].execute("moves.gif").args
+    assert torch.equal(image[:, 0, 0], torch.eye(3))
+    assert mask.shape == (3, 2, 4) and not mask.any()
+
+
+def test_files_are_counted_as_the_system_tells_them_apart(folders, monkeypatch):
+    (folders / "output" / "Picture_00004_.png").touch()
+    saved = partial(folder_paths.get_save_image_path, "picture", str(folders / "output"))
+    assert saved()[2] == 1
+    monkeypatch.setattr(os.path, "normcase", str.lower)
+    assert saved()[2] == 5
 
 
 def test_cancelling_ends_the_run_and_the_next_one_is_whole(nodes, tiny, folders, picture_prompt):
@@ -214,6 +262,25 @@ def test_commands(tmp_path, capsys, picture_prompt, info):
     assert json.loads(capsys.readouterr().out) == picture_prompt()
     assert main(["--pack", PACK, "object-info", "TinyNumber"]) == 0
     assert json.loads(capsys.readouterr().out) == {"TinyNumber": info["TinyNumber"]}
+
+
+def test_texts_are_told_beside_the_paths(tmp_path, capsys):
+    saved = tmp_path / "w.json"
+    saved.write_text(json.dumps({"1": number(4), "9": show(("1", 0))}))
+    assert main(["--pack", PACK, "run", str(saved), "--output", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr()
+    assert "node 9 (TinyShow): 4" in told.err.splitlines()
+    assert not told.out
+
+
+def test_a_converted_workflow_is_ascii_whatever_the_systems_encoding(tmp_path, capsys, picture_prompt):
+    prompt = picture_prompt()
+    prompt["2"]["inputs"]["text"] = "café 猫"
+    saved = tmp_path / "w.json"
+    saved.write_text(json.dumps(prompt))
+    assert main(["--pack", PACK, "convert", str(saved)]) == 0
+    told = capsys.readouterr().out
+    assert told.isascii() and json.loads(told) == prompt
 
 
 def test_previews_are_saved_beside_the_output(tmp_path, capsys, picture_prompt):

@@ -198,6 +198,13 @@ def test_a_run_in_two_parts_is_the_whole_run(loaded):
     assert torch.allclose(rest, whole, atol=1e-4)
 
 
+def test_the_simple_schedule_is_rounded_as_the_host_rounds():
+    """At 38 steps the host's quotient of 1000 / 38 is a little small, and 19 of it less than 500."""
+    sigmas = sampling.simple_schedule(LEVELS, 38)
+    assert sigmas[19] == LEVELS.sigmas[500]
+    assert sigmas[1] == LEVELS.sigmas[999 - 26]
+
+
 def test_schedules_by_name():
     assert torch.equal(samplers.calculate_sigmas(LEVELS, "karras", 5), sampling.karras_schedule(LEVELS, 5))
     with pytest.raises(ValueError, match=r"'kl_optimal'.*karras"):

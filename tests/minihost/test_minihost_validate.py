@@ -85,6 +85,16 @@ def test_the_nodes_own_check(nodes):
     assert validate(prompt, nodes) == ["1", "9"]
 
 
+@pytest.mark.parametrize("value", [None, 5])
+def test_a_value_that_a_node_cannot_check_is_told(nodes, value):
+    prompt = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": value}},
+        "9": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    (problem,) = problems(prompt, nodes)
+    assert problem.startswith("node 1 (LoadImage): its inputs cannot be checked")
+
+
 def test_unknown_types_are_found_anywhere(nodes):
     prompt = {"1": number(), **show(), "8": {"class_type": "Elsewhere", "inputs": {}}}
     (problem,) = problems(prompt, nodes)

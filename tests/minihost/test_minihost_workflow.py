@@ -1,6 +1,7 @@
 """From what the editor saves to what runs."""
 
 import json
+import re
 
 import pytest
 from PIL import Image, PngImagePlugin
@@ -76,6 +77,30 @@ def test_a_choice_is_followed_by_the_inputs_it_brings(info):
     scale = convert([node(1, "TinyChoice", ("scale", 0.5, "tail"))], info)
     assert size["1"]["inputs"] == {"mode": "size", "mode.width": 64, "mode.note": "hello", "after": "tail"}
     assert scale["1"]["inputs"] == {"mode": "scale", "mode.factor": 0.5, "after": "tail"}
+
+
+@pytest.mark.parametrize(
+    ("text", "queued"),
+    [
+        ("one // two\nthree /* four\nfive */ six", {"one \nthree  six"}),
+        ("a {red|dark {green|blue}|} hat", {"a red hat", "a dark green hat", "a dark blue hat", "a  hat"}),
+        (r"\{kept\|as\} {it|was", {"{kept|as} it", "{kept|as} was"}),
+        ("a|b}", {"a|b}"}),
+    ],
+)
+def test_prompts_lose_their_comments_and_one_choice_is_drawn(info, text, queued):
+    found = {convert([node(1, "CLIPTextEncode", (text,))], info)["1"]["inputs"]["text"] for _ in range(60)}
+    assert found == queued
+
+
+def test_names_of_files_are_filled_in(info):
+    prefix = "%date:yyyy-MM-dd%/%Sampler.seed%_%KSampler.sampler_name%_%Other.seed%_%width%"
+    nodes = [
+        node(1, "SaveImage", (prefix,)),
+        node(2, "KSampler", (8, "fixed", 12), title="Sampler", properties={"Node name for S&R": "KSampler"}),
+    ]
+    found = convert(nodes, info)["1"]["inputs"]["filename_prefix"]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d/8_euler_%Other.seed%_%width%", found)
 
 
 @pytest.mark.parametrize("as_objects", [False, True])
@@ -181,6 +206,9 @@ def test_api_format_passes_through(info, picture_prompt):
 def test_files(tmp_path, picture_prompt):
     saved = tmp_path / "a.json"
     saved.write_text(json.dumps(picture_prompt()))
+    assert read_workflow(saved) == picture_prompt()
+    # As some editors of Windows begin their files.
+    saved.write_text(json.dumps(picture_prompt()), encoding="utf-8-sig")
     assert read_workflow(saved) == picture_prompt()
     text = PngInfo()
     text.add_text("prompt", json.dumps(picture_prompt()))

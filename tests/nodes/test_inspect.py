@@ -28,3 +28,14 @@ def test_a_replaced_file_is_inspected_again(nodes, files):
     longer = fingerprint("changing.safetensors")
     os.utime(path, ns=(1, 1))
     assert len({first, longer, fingerprint("changing.safetensors")}) == 3
+
+
+def test_linked_names_come_as_none_and_change_nothing(nodes):
+    """Hosts ask before they know them; an error would make the node run each time."""
+    for node, names in {
+        "CNetInspect": ["file_name"],
+        "CNetLoadControlNet": ["control_net_name", "base_control_net"],
+        "CNetLoadPose": ["file"],
+    }.items():
+        fingerprint = nodes[node].fingerprint_inputs
+        assert fingerprint(**dict.fromkeys(names)) == fingerprint(**dict.fromkeys(names))

@@ -205,4 +205,5 @@ def test_an_inpainting_model_sees_the_reference_unmasked(call, base, prompts, re
     handle.remove()
     assert seen[0].shape == (2, 9, 4, 5)
     assert (seen[0][:, 4] == 0).all()
-    assert torch.equal(seen[0][:1, 5:], control.run.features[(4, 5), x.device][0])
+    ((latent, _noise),) = control.run.features.values()
+    assert torch.equal(seen[0][:1, 5:], latent)

@@ -85,6 +85,21 @@ def test_the_steps_of_its_range_are_what_counts(prompts, apply, hint, sample, ru
     assert runs.rows == [2] * 4
 
 
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+def test_a_range_that_holds_no_step_of_the_run_costs_nothing(
+    prompts, load, apply, unit, merge, hint, sample, runs, sampler
+):
+    """As in a second pass at less denoise: all noise levels lie below the range."""
+    settings = {"economy": "light", "end_percent": 0.2}
+    run = {"denoise": 0.5, "steps": 6, "sampler_name": sampler}
+    without = sample(prompts, **run)
+    assert torch.equal(sample(apply(prompts, runs.control, hint, **settings), **run), without)
+    both = unit(runs.control, hint, **settings), unit(runs.control, hint)
+    alone = sample(merge(prompts, both[1]), **run)
+    assert torch.equal(sample(merge(prompts, *both), **run), alone)
+    assert runs.rows == [2] * 12
+
+
 def test_settings_of_ones_own_go_before_the_economy(call, prompts, apply, hint, sample, runs):
     half = reuse_node(call, "hold", share=0.5)
     sample(apply(prompts, runs.control, hint, economy="strong", reuse=half))

@@ -102,10 +102,14 @@ class Bench:
         out = host_nodes.ControlNetApplyAdvanced().apply_controlnet(**(prompts or self.prompts), **wanted)
         return dict(zip(("positive", "negative"), out, strict=True))
 
-    def merged(self, mode: str, *units: dict, **options: Any) -> dict:
+    def unit(self, **changes: Any) -> Any:
         always = {"control_net": self.control, "image": self.hint, "vae": self.vae}
         times = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
-        slots = {f"unit{i}": self.node("CNetUnit", **{**always, **times, **u}) for i, u in enumerate(units)}
+        return self.node("CNetUnit", **{**always, **times, **changes})
+
+    def merged(self, mode: str, *units: Any, **options: Any) -> dict:
+        """Units that are made, or what they are made with."""
+        slots = {f"unit{i}": self.unit(**u) if isinstance(u, dict) else u for i, u in enumerate(units)}
         out = self.node("CNetMerge", **self.prompts, units=slots, mode={"mode": mode, **options})
         return dict(zip(("positive", "negative"), out, strict=True))
 
@@ -447,6 +451,9 @@ def two_units_merge(b: Bench) -> None:
     units = {"mask": mask}, {"image": 1 - b.hint, "mask": 1 - mask, "strength": 0.5}
     chain = b.draw(b.ours(b.ours(**units[0]), **units[1]))
     same(b.draw(b.merged("sum", *units)), chain, 1e-5)
+    # One unit in two slots is two.
+    unit = b.unit(strength=0.5)
+    same(b.draw(b.merged("sum", unit, unit)), b.draw(b.merged("sum", {"strength": 0.5}, {"strength": 0.5})))
     for mode in ("average", "normalised", "strongest", "priority", "regions"):
         options = {"softness": 0.2} if mode == "strongest" else {}
         drawn = b.draw(b.merged(mode, *units, **options), batch=2)
