@@ -13,7 +13,7 @@ from ..cnet_core.control.weighting import Weighting
 Answer = dict[str, list[Tensor | None]]
 # The same with each control's weights beside its residuals.
 Parts = dict[str, list[Part | None]]
-# From the outermost block to the deepest, which is the order of block weights.
+# From the outermost to the deepest.
 PLACES = ("input", "output", "middle")
 
 
@@ -55,9 +55,18 @@ def shaped(residuals: Sequence[Tensor | None], counts: dict[str, int]) -> Answer
 def weigh(
     answer: Answer, weighting: Weighting, rows: Sequence[float], mask_for: Callable[[Tensor], Tensor | None]
 ) -> Parts:
-    """Put a control's weights beside its answer; arguments as in Weighting.weigh."""
-    parts = iter(weighting.weigh(flat(answer), rows, mask_for))
-    return {place: [next(parts) for _ in answer[place]] for place in PLACES}
+    """Put a control's weights beside its answer, from the outermost block to the deepest; arguments as in
+    Weighting.weigh."""
+    inwards = {place: answer[place][::-1] if _backwards(answer, place) else answer[place] for place in PLACES}
+    weighed = iter(weighting.weigh(flat(inwards), rows, mask_for))
+    parts = {place: [next(weighed) for _ in inwards[place]] for place in PLACES}
+    return {place: parts[place][::-1] if _backwards(answer, place) else parts[place] for place in PLACES}
+
+
+def _backwards(answer: Answer, place: str) -> bool:
+    """Whether a list begins with the deepest block: a UNet takes maps for its encoder from the list's end;
+    transformers take tokens from its beginning."""
+    return place == "input" and any(residual is not None and residual.ndim == 4 for residual in answer[place])
 
 
 def merge_parts(controls: Sequence[Parts], rule: Rule) -> Answer:

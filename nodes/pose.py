@@ -10,6 +10,7 @@ from ..annotators.pose.keypoints import LARGEST_SIDE, PARTS, Frame, parse, write
 from ..annotators.pose.render import STYLES, Style, render
 from ..annotators.pose.smooth import smooth
 from ..annotators.pose.tools import PIVOTS, Change, Keep, Pivot, keep, merge, numbers, transform
+from .hints import SHOWN
 
 PoseType = io.Custom("POSE_KEYPOINT")
 
@@ -362,7 +363,7 @@ class RenderPose(io.ComfyNode):
         pictures = render(
             parse(keypoints), width, height, fit, style, body, hands, face, score_threshold, stick_width
         )
-        return io.NodeOutput(pictures, ui=ui.PreviewImage(pictures))
+        return io.NodeOutput(pictures, ui=ui.PreviewImage(pictures[:SHOWN]))
 
 
 def changed(poses: Any, change: Callable[[list[Frame]], list[Frame]]) -> io.NodeOutput:

@@ -9,6 +9,8 @@ from ..cnet_core.control.schedule import Clock
 from ..cnet_core.control.timing import Timing, active
 from ..cnet_core.control.weighting import Weighting, effective_strengths
 from ..cnet_core.errors import ControlError
+from ..cnet_core.networks.config import UNetConfig
+from ..cnet_core.networks.t2i_adapter import AdapterConfig
 from . import conditioning, host
 from .charts import StrengthRow, number, strength_chart
 from .inputs import noise_levels, scheduler_input, sigmas_input, steps_input
@@ -55,7 +57,7 @@ class PreviewStrength(io.ComfyNode):
         sigma_at = host.sigma_at(model)
         clock = Clock.of(sigma_at)
         rows = [
-            _row(name, control, levels, clock, sigma_at)
+            _row(name, control, levels, clock, sigma_at, model)
             for name, control in zip(conditioning.names_of(controls), controls, strict=True)
         ]
         part = "" if denoise > 0.9999 else f", denoise {number(denoise)}"
@@ -64,7 +66,9 @@ class PreviewStrength(io.ComfyNode):
         return io.NodeOutput(chart, ui=ui.PreviewImage(chart))
 
 
-def _row(name: str, control: Any, sigmas: list[float], clock: Clock, sigma_at: Any) -> StrengthRow:
+def _row(
+    name: str, control: Any, sigmas: list[float], clock: Clock, sigma_at: Any, model: Any
+) -> StrengthRow:
     """One control's numbers. Of the host's own controls strength and range are known."""
     span = control.timestep_percent_range
     if isinstance(control, host.Steered):
@@ -74,7 +78,7 @@ def _row(name: str, control: Any, sigmas: list[float], clock: Clock, sigma_at: A
     levels = sigma_at(span[0]), sigma_at(span[1])
     strengths = effective_strengths(weighting, sigmas, clock, levels)
     course = Course([sigma for sigma in sigmas if active(sigma, levels)], clock.percent)
-    blocks = weighting.blocks.of(_block_count(control))
+    blocks = weighting.blocks.of(_block_count(control, model))
     frames = weighting.schedule.over_frames
     return StrengthRow(
         name,
@@ -104,8 +108,12 @@ def _computed(
     return computed, f"{sum(computed)} of {sum(acting)} steps computed, saves {saved:.0%}"
 
 
-def _block_count(control: Any) -> int:
+def _block_count(control: Any, model: Any) -> int:
     """How many blocks a control speaks to; for those of the host's, where only they know, SD1.5's number."""
-    network = getattr(control, "network", None)
-    config = None if network is None else getattr(network.net, "config", None)
-    return 13 if config is None else len(config.residual_channels)
+    if getattr(control, "within", False):
+        # All of the UNet's.
+        return len(host.base_config(model.model).residual_channels)
+    config = getattr(control, "config", None)
+    if isinstance(config, AdapterConfig):
+        return len(config.channels)
+    return len(config.residual_channels) if isinstance(config, UNetConfig) else 13

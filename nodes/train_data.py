@@ -13,9 +13,10 @@ from ..annotators.registry import Annotator
 from ..annotators.run import annotate
 from ..annotators.table import ANNOTATORS, find
 from ..cnet_core.errors import DataError
+from ..cnet_core.training.buckets import bucket_of, buckets
 from ..cnet_core.training.cache import HintMaker, Preparation, build
 from ..cnet_core.training.data import Dataset, Pair, from_batch, read_folder
-from ..cnet_core.training.pictures import HintKind
+from ..cnet_core.training.pictures import HintKind, fitted
 from ..cnet_core.training.validate import contact_sheet, spread_over, validate
 from . import host
 from .annotate import own_inputs
@@ -145,10 +146,10 @@ class TrainingData(io.ComfyNode):
         annotator = None if own["hints"] == AS_GIVEN else find(own["hints"])
         maker = None if annotator is None else _maker(annotator, own)
         preparation = Preparation(resolution, _MULTIPLE, _kind(hint_kind, annotator), mirror)
-        sound, report = validate(_dataset(source), preparation, maker is not None)
+        sound, report = validate(_dataset(source), preparation, maker is not None, host.annotation_progress())
         if not skip_broken or not report.sound:
             report.raise_if_unfit()
-        text, sheet = report.to_text(), _sheet(sound, maker)
+        text, sheet = report.to_text(), _sheet(sound, maker, preparation)
         shown = {**ui.PreviewImage(sheet).as_dict(), **ui.PreviewText(text).as_dict()}
         return io.NodeOutput(TrainingSet(sound, preparation, maker), text, sheet, ui=shown)
 
@@ -236,7 +237,7 @@ def _image_inputs() -> list[io.Input]:
 def _dataset(source: dict[str, Any]) -> Dataset:
     if source["source"] == FOLDER:
         return read_folder(host.data_folder(source["folder"]))
-    captions = (source.get("captions") or "").splitlines() or [""]
+    captions = [line.rstrip("\r") for line in (source.get("captions") or "").removesuffix("\n").split("\n")]
     return from_batch(source["images"], source.get("given_hints"), captions)
 
 
@@ -276,14 +277,17 @@ def _maker(annotator: Annotator, own: dict[str, Any]) -> HintMaker:
     return HintMaker(json.dumps([annotator.id, values, seed, precision, weights], sort_keys=True), make)
 
 
-def _sheet(dataset: Dataset, maker: HintMaker | None) -> torch.Tensor:
-    """The contact sheet [1,H,W,3] of some of the pairs."""
+def _sheet(dataset: Dataset, maker: HintMaker | None, preparation: Preparation) -> torch.Tensor:
+    """The contact sheet [1,H,W,3] of some of the pairs; made hints are those that are trained on."""
+    sizes = buckets(preparation.resolution, preparation.multiple)
 
-    def hint(pair: Pair) -> np.ndarray | None:
+    def row(pair: Pair) -> tuple[np.ndarray, np.ndarray | None, str]:
+        picture = pair.picture()
         if maker is None:
-            return pair.control()
-        made = maker.make(torch.from_numpy(pair.picture()).float().div(255.0)[None])[0]
-        return (made.clamp(0, 1) * 255).round().byte().cpu().numpy()
+            return picture, pair.control(), pair.caption
+        picture = fitted(picture, *bucket_of(picture.shape[1], picture.shape[0], sizes))
+        made = maker.make(torch.from_numpy(picture).float().div(255.0)[None])[0]
+        return picture, (made.clamp(0, 1) * 255).round().byte().cpu().numpy(), pair.caption
 
-    rows = [(pair.picture(), hint(pair), pair.caption) for pair in spread_over(dataset.pairs, _SHEET_ROWS)]
+    rows = [row(pair) for pair in spread_over(dataset.pairs, _SHEET_ROWS)]
     return torch.from_numpy(np.array(contact_sheet(rows))).float().div(255.0)[None]

@@ -86,7 +86,7 @@ def _peaks(one: Tensor, level: Tensor, way: Enlarging, places: Tensor, most: int
     y, x = places.unbind(1)
     pixels = torch.stack([x, y], 1)
     exact = pixels + torch.stack([summit(level.T, x, y), summit(level, y, x)], 1)
-    return torch.cat([exact, heights[:, None], pixels], 1).double().cpu().numpy()
+    return torch.cat([exact, heights[:, None], pixels], 1).cpu().double().numpy()
 
 
 def summit(level: Tensor, along: Tensor, across: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def highest(maps: Tensor, threshold: float) -> np.ndarray:
     ]
     points = torch.stack([x, y], 1) + torch.tensor(offsets, device=maps.device).reshape(-1, 2)
     found = torch.cat([points, heights[:, None]], 1)
-    return torch.where(heights[:, None] > threshold, found, 0.0).double().cpu().numpy()
+    return torch.where(heights[:, None] > threshold, found, 0.0).cpu().double().numpy()
 
 
 def smoothed(maps: Tensor) -> Tensor:

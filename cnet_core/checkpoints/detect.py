@@ -59,6 +59,12 @@ CONTROLNETS: tuple[Family, ...] = (
         mend=f"The Load SparseCtrl Model node {_ADVANCED}",
     ),
     Family(
+        "svd_controlnet",
+        "temporal ControlNet for Stable Video Diffusion",
+        both(contains_any("controlnet_cond_embedding"), contains_any(".temporal_res_block.")),
+        mend=f"The Load Advanced ControlNet Model node {_ADVANCED}",
+    ),
+    Family(
         "union",
         "union ControlNet",
         both(
@@ -308,6 +314,12 @@ OTHER_MODELS: tuple[Family, ...] = (
             "output_blocks.0.0.in_layers.0.weight",
         ),
         mend=_DIFFUSION_MODEL,
+    ),
+    Family(
+        "brushnet",
+        "BrushNet, which paints into a masked picture",
+        starts_any("brushnet_down_blocks.", "brushnet_mid_block."),
+        mend="Move it to models/inpaint; the BrushNet Loader node of the ComfyUI-BrushNet pack takes it.",
     ),
     Family(
         "diffusers_unet",

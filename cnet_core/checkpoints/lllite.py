@@ -40,8 +40,13 @@ class LLLiteFile:
         return file_dtype(self.tensors)
 
     @property
+    def base(self) -> str:
+        """The kinds of base that it fits."""
+        return bases_fitting(self.differences)
+
+    @property
     def label(self) -> str:
-        return f"{self.family.name} for {bases_fitting(self.differences)}, {size_label(self.tensors)}"
+        return f"{self.family.name} for {self.base}, {size_label(self.tensors)}"
 
     def differences(self, base: UNetConfig) -> list[str]:
         return differences(self.sizes, base)

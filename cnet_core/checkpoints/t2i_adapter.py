@@ -45,9 +45,13 @@ class AdapterFile:
         return file_dtype(self.tensors)
 
     @property
+    def base(self) -> str:
+        """The kinds of base that it fits."""
+        return bases_fitting(self.config.differences)
+
+    @property
     def label(self) -> str:
-        bases = bases_fitting(self.config.differences)
-        return f"{self.family.name} ({self.config.kind}) for {bases}, {size_label(self.tensors)}"
+        return f"{self.family.name} ({self.config.kind}) for {self.base}, {size_label(self.tensors)}"
 
     def check_base(self, base: UNetConfig, name: str) -> None:
         """Raise BaseMismatchError unless every feature fits the state that it is added to."""

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from ..errors import CNetError
 from .data_commands import add_data_commands
@@ -22,6 +23,10 @@ Train a ControlNet, from a folder of pictures to a file for ComfyUI:
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command line, by default the process's own; its exit status: 1 for an error, 130 for Ctrl-C."""
     flags = _parser().parse_args(words)
+    # Names of files may hold what the terminal's encoding does not.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status: int = flags.run(flags)
         return status

@@ -334,7 +334,8 @@ def _rows(listing: Path, problems: list[Problem]) -> Iterable[tuple[int, Any]]:
         except json.JSONDecodeError as error:
             raise DataError(f"{listing} is not valid JSON: {error}. Mend the file.") from error
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not by splitlines, which splits at characters that JSON has in its texts.
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield number, json.loads(line)

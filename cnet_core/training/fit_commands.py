@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -102,10 +102,11 @@ class _Ready:
     settings: Settings
 
 
-def _ready(plan: Plan, group: Processes) -> _Ready:
+def _ready(plan: Plan, group: Processes, steps: bool = True) -> _Ready:
+    """steps: whether any will be made; otherwise no optimizer need be there."""
     cuda = group.device.type == "cuda"
     suggested = {"precision": "bf16" if cuda else "fp32"}
-    if told := read_state_dict(plan.base).metadata.get("cnet.prediction"):
+    if told := _stated_prediction(plan.base):
         suggested["prediction"] = told
     settings = plan.settled(suggested)
     base = load_unet(plan.base, PRECISIONS[settings.precision])
@@ -120,7 +121,25 @@ def _ready(plan: Plan, group: Processes) -> _Ready:
     if plan.memory is not None:
         settings = _with_preset(plan, settings, base.config, cache, cuda)
     base = base.to(group.device)
-    return _Ready(Learner(base, trainable(base, settings, plan.init), settings, group), source, settings)
+    chosen = settings if steps else replace(settings, optimizer="adamw")
+    return _Ready(Learner(base, trainable(base, settings, plan.init), chosen, group), source, settings)
+
+
+# Tensors by which files of SDXL say so: what they predict, and that their noise is not Stable Diffusion's.
+_SAYS_V = "v_pred"
+_OTHER_NOISE = ("ztsnr", "edm_mean", "edm_vpred.sigma_max")
+
+
+def _stated_prediction(base: Path) -> str | None:
+    """What a base's file says that it predicts. Raises TrainingError for another noise than is trained on."""
+    file = read_state_dict(base)
+    other = [name for name in _OTHER_NOISE if name in file.tensors]
+    if other:
+        raise TrainingError(
+            f"{base} has another noise schedule than Stable Diffusion (it holds {other[0]}), for which "
+            "ControlNets are not trained here. Train on a base without."
+        )
+    return file.metadata.get("cnet.prediction") or ("v" if _SAYS_V in file.tensors else None)
 
 
 def _with_preset(plan: Plan, settings: Settings, config: UNetConfig, cache: Cache, cuda: bool) -> Settings:
@@ -203,13 +222,16 @@ def _prober(plan: Plan, ready: _Ready) -> Prober | None:
 
 def _export(flags: argparse.Namespace) -> int:
     plan = Plan.remembered(flags.out, argparse.Namespace())
-    ready = _ready(plan, Processes())
+    ready = _ready(plan, Processes(), steps=False)
     state, problems = States(flags.out / STATES, ready.settings.keep).newest()
     for problem in problems:
         print(problem, file=sys.stderr)
     if state is None:
         raise TrainingError(f"{flags.out} holds no state of a training yet.")
-    check_identity(state, identity(ready.learner, ready.source))
+    # By however many processes, and whatever moved the weights.
+    count = state.facts["identity"].get("processes")
+    current = {**identity(ready.learner, ready.source), **ready.settings.result_dependent, "processes": count}
+    check_identity(state, current)
     ready.learner.restore(state)
     name = flags.out.resolve().name
     path = flags.to or flags.out / (f"{name}.safetensors" if flags.format == "ldm" else f"{name}-diffusers")

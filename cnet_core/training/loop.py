@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import TrainingError
+from ..errors import CNetError, TrainingError
 from .batches import Source
 from .curves import History, curves
 from .learner import Learner
@@ -223,10 +223,15 @@ class _Run:
         facts = {**state.facts, "identity": self.identity}
         path = self.states.write(State(state.step, state.tensors, facts))
         self.saved_step = state.step
-        self.write_curves()
+        try:
+            self.write_curves()
+        except CNetError as error:
+            # Never worth an end of the training: another program may hold them open; the state has it all.
+            self.say(str(error))
         return path
 
     def write_curves(self) -> None:
+        """Raises CNetError."""
         _write_picture(self.folder / CURVES, curves(self.history, self.folder.name))
         history = {"losses": self.history.losses, "fidelity": self.history.fidelity}
         write_whole(self.folder / HISTORY, json.dumps(history).encode())

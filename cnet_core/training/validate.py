@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
@@ -48,8 +48,7 @@ class Report:
         sizes = [{"width": w, "height": h, "pairs": n} for (w, h), n in self.sizes.items()]
         problems = [asdict(problem) for problem in self.problems]
         return json.dumps(
-            {"source": self.source, "sound": self.sound, "buckets": sizes, "problems": problems},
-            ensure_ascii=False,
+            {"source": self.source, "sound": self.sound, "buckets": sizes, "problems": problems}
         )
 
     def raise_if_unfit(self) -> None:
@@ -65,20 +64,33 @@ class Report:
             raise DataError(f"{self.source} holds no pair to train on.")
 
 
-def validate(dataset: Dataset, preparation: Preparation, hints_made: bool = False) -> tuple[Dataset, Report]:
+def validate(
+    dataset: Dataset,
+    preparation: Preparation,
+    hints_made: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Dataset, Report]:
     """The pairs that can be prepared so, and everything that is wrong with the others; every picture is read
     once.
 
-    hints_made: an annotator makes the hints, so that none need be there.
+    hints_made: an annotator makes the hints, so that none need be there. progress: called with the number of
+    pairs that were looked at, and of all; what it raises ends the work.
     Raises DataError for a resolution that has no buckets.
     """
     sizes = buckets(preparation.resolution, preparation.multiple)
+    looked = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        looked = list(pool.map(lambda pair: _look(pair, sizes, preparation, hints_made), dataset.pairs))
+        try:
+            for found in pool.map(lambda pair: _look(pair, sizes, preparation, hints_made), dataset.pairs):
+                looked.append(found)
+                progress(len(looked), len(dataset.pairs))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     sound = [(pair, size) for pair, (size, _) in zip(dataset.pairs, looked, strict=True) if size]
-    found = [problem for _, problems in looked for problem in problems]
+    wrong = [problem for _, problems in looked for problem in problems]
     counted = Counter(size for _, size in sound)
-    report = Report(dataset.source, len(sound), dict(sorted(counted.items())), (*dataset.problems, *found))
+    report = Report(dataset.source, len(sound), dict(sorted(counted.items())), (*dataset.problems, *wrong))
     return replace(dataset, pairs=tuple(pair for pair, _ in sound)), report
 
 

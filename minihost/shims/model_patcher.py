@@ -24,7 +24,7 @@ def deep_copy_containers(value: Any) -> Any:
 class ModelPatcher:
     """A network, shared between clones, and options, each clone's own.
 
-    minihost changes no weights: weight patches and the like are not there, and asking for them is an
+    minihost changes no weights: what adds patches to them is not there, and asking for it is an
     AttributeError.
     """
 
@@ -42,6 +42,10 @@ class ModelPatcher:
         self.size = size
         self.weight_inplace_update = weight_inplace_update
         self.model_options: dict[str, Any] = {"transformer_options": {}}
+        # Of weights there are none, ever.
+        self.patches: dict[str, list] = {}
+        self.backup: dict[str, Any] = {}
+        self.hook_backup: dict[str, Any] = {}
         self.object_patches: dict[str, Any] = {}
         self.additional_models: dict[str, list[ModelPatcher]] = {}
         self.attachments: dict[str, Any] = {}
@@ -116,14 +120,6 @@ class ModelPatcher:
     def model_state_dict(self, filter_prefix: str | None = None) -> dict[str, torch.Tensor]:
         state = self.model.state_dict()
         return {k: v for k, v in state.items() if filter_prefix is None or k.startswith(filter_prefix)}
-
-    def get_key_patches(self, filter_prefix: str | None = None) -> dict[str, list]:
-        """By weight, the weight with what brings it to numbers, then its patches: minihost has none."""
-
-        def as_it_is(weight: torch.Tensor, **options: Any) -> torch.Tensor:
-            return weight
-
-        return {k: [(v, as_it_is)] for k, v in self.model_state_dict(filter_prefix).items()}
 
     def pre_run(self) -> None:
         """Called before sampling."""

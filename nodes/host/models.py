@@ -4,6 +4,7 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -109,12 +110,24 @@ def patched_tensors(patcher: Any, prefix: str = "") -> dict[str, Tensor]:
     network's own.
     """
     tensors = {}
-    for name, ((weight, convert), *patches) in patcher.get_key_patches(prefix).items():
-        if patches:
+    for name in patcher.model_state_dict():
+        if not name.startswith(prefix):
+            continue
+        try:
+            weight = attrgetter(name)(patcher.model)
+        except AttributeError:
+            # What quantised weights, which bring themselves to numbers, are saved with: scales and formats.
+            continue
+        # As it was before the host patched it in place.
+        if name in patcher.backup:
+            weight = patcher.backup[name].weight
+        if name in patcher.hook_backup:
+            weight = patcher.hook_backup[name][0]
+        if patches := patcher.patches.get(name):
             import comfy.lora
 
-            # Patches are applied in place.
-            whole = convert(weight.detach().to(torch.float32, copy=True), inplace=True)
+            # Patches are applied in place. A plain tensor is only cast by `dequantize`.
+            whole = weight.detach().dequantize().to(torch.float32, copy=True)
             weight = comfy.lora.calculate_weight(patches, whole, name).to(weight.dtype)
         tensors[name] = weight
     return tensors

@@ -28,12 +28,17 @@ class Record:
     def residuals(self) -> dict[str, list[Tensor | None]]:
         """By name of the block, from the outermost inwards, each control's residual [B,...]."""
         found: dict[str, list[Tensor | None]] = {}
+        doubles = any(parts is not None and any(parts["input"]) for parts in self.spoken)
         for place in PLACES:
             count = max((len(parts[place]) for parts in self.spoken if parts is not None), default=0)
             for i in range(count):
                 block = [self._said(parts, place, i) for parts in self.spoken]
-                if any(residual is not None for residual in block):
-                    found[_block_name(place, i, count)] = block
+                present = [residual for residual in block if residual is not None]
+                if not present:
+                    continue
+                # Transformers take tokens from the beginning. Flux has double blocks, then single ones.
+                token_block = f"single block {i}" if place == "output" and doubles else f"block {i}"
+                found[token_block if present[0].ndim == 3 else _block_name(place, i, count)] = block
         return found
 
     def _said(self, parts: Parts | None, place: str, i: int) -> Tensor | None:

@@ -35,6 +35,16 @@ KEYS = {
         "controlnet_cond_embedding.conv_in.weight",
         "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight",
     ],
+    ("svd_controlnet", "Load Advanced ControlNet Model"): [
+        "controlnet_cond_embedding.conv_in.weight",
+        "down_blocks.0.resnets.0.spatial_res_block.conv1.weight",
+        "down_blocks.0.resnets.0.temporal_res_block.conv1.weight",
+    ],
+    ("brushnet", "BrushNet Loader"): [
+        "brushnet_down_blocks.0.weight",
+        "time_embedding.linear_1.weight",
+        "up_blocks.0.resnets.0.norm1.weight",
+    ],
     ("style_adapter", "Load Style Model"): ["style_embedding", "transformer_layes.0.ln_1.weight", "proj"],
     ("redux", "Load Style Model"): ["redux_up.weight", "redux_down.weight"],
     ("coadapter_fuser", "work without it"): ["spatial_feat_mapping.0.1.weight", "task_embedding"],

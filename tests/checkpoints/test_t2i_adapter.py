@@ -75,6 +75,7 @@ def full_size(kind) -> AdapterFile:
 
 def test_label_and_base():
     full, light, xl = (full_size(kind) for kind in ("full", "light", "xl"))
+    assert full.base == "SD1.5 or SD2.x" and xl.base == "SDXL"
     assert full.label == "T2I-Adapter (full) for SD1.5 or SD2.x, fp16, 77.4 M parameters"
     assert light.label.startswith("T2I-Adapter (light) for SD1.5 or SD2.x, fp16, ")
     assert xl.label == "T2I-Adapter (xl) for SDXL, fp16, 79.0 M parameters"

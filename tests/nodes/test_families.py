@@ -194,6 +194,40 @@ def test_an_adapter_acts_alone_and_merged_with_a_controlnet(load, mini, unit, me
     assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
 
 
+def test_an_adapters_block_weights_begin_with_the_outermost(load, mini, apply, call, hint):
+    """Although its list begins with the deepest, as the host reads it."""
+    for weights, sides in (("1, 0, 0, 0", 8), ("0, 0, 0, 1", 1)):
+        blocks = call("CNetBlockWeights", preset={"preset": "custom", "weights": weights})
+        control = apply(mini.prompts, load("adapter"), hint, blocks=blocks)["positive"][0][1]["control"]
+        control.pre_run(mini.model.model, lambda percent: 1e9 * (1 - percent))
+        cond = {"c_crossattn": torch.cat([mini.prompts["positive"][0][0]] * 2)}
+        options = {"cond_or_uncond": [1, 0]}
+        answer = control.get_control(torch.zeros(2, 4, 8, 8), torch.ones(2), cond, 2, options)
+        assert [r.shape[-1] for r in answer["input"] if r is not None] == [sides]
+
+
+def test_the_strength_of_an_adapter_is_shown(load, mini, apply, call, hint):
+    blocks = call("CNetBlockWeights", preset={"preset": "soft"})
+    controlled = apply(mini.prompts, load("adapter"), hint, blocks=blocks)["positive"]
+    settings = {"scheduler": "normal", "steps": 3, "denoise": 1.0}
+    chart = call("CNetPreviewStrength", positive=controlled, model=mini.model, **settings)
+    assert chart.shape[1] > 100
+
+
+def test_weights_that_are_saved_with_scales_serve_a_control_lora(load, mini, apply, hint):
+    """Quantised weights bring themselves to numbers; their scales are in the state dict alone."""
+    drawn = mini.draw(**apply(mini.prompts, load("lora", model=mini.model), hint))
+    first = mini.model.model.diffusion_model.input_blocks[0][0]
+    handle = first.register_state_dict_post_hook(
+        lambda module, state, prefix, _metadata: state.update({f"{prefix}weight_scale": torch.ones(())})
+    )
+    try:
+        again = mini.draw(**apply(mini.prompts, load("lora", model=mini.model), hint))
+    finally:
+        handle.remove()
+    assert torch.equal(drawn, again)
+
+
 def test_an_adapter_for_another_base_is_refused_before_sampling(load, prompts, draw, apply, hint):
     with pytest.raises(Exception, match="12 blocks"):
         draw(**apply(prompts, load("adapter"), hint))

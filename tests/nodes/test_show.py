@@ -205,6 +205,20 @@ def test_sigmas_are_sampled_in_place_of_a_schedule(compare, base, load, unit, hi
     assert "step 2 of 4" in table
 
 
+def test_blocks_of_transformers_are_counted_as_they_are_read(nodes):
+    """From the beginning of their lists, where a UNet takes its encoder's from the end."""
+    host = nodes["CNetCompareControls"].__module__.rpartition(".")[0]
+    record_of, part = sys.modules[f"{host}.host.recording"].Record, sys.modules[f"{host}.answers"].Part
+    tokens, maps = part(torch.zeros(1, 4, 8)), part(torch.zeros(1, 8, 2, 2))
+    for one, inputs, outputs, names in (
+        (tokens, 2, 2, ["block 0", "block 1", "single block 0", "single block 1"]),
+        (tokens, 0, 2, ["block 0", "block 1"]),
+        (maps, 2, 1, ["input 1", "input 0", "skip 0"]),
+    ):
+        parts = {"input": [one] * inputs, "output": [one] * outputs, "middle": []}
+        assert list(record_of(spoken=[parts], rows=[0]).residuals()) == names
+
+
 def test_a_recorded_merge_acts_as_a_plain_one(nodes, prompts, draw, load, unit, merge, hint):
     units = [unit(load("first"), hint), unit(load("second"), 1 - hint)]
     module = sys.modules[nodes["CNetCompareControls"].__module__]

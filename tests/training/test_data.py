@@ -149,6 +149,29 @@ def test_a_listing_names_its_bad_lines(tmp_path):
     assert "second time" in found["duplicate"][0]
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\u0085"])
+def test_separators_inside_a_text_end_no_line(tmp_path, character):
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png")
+    lines = [{"file_name": f"{name}.png", "text": f"one{character}two"} for name in ("a", "b")]
+    text = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (tmp_path / "metadata.jsonl").write_bytes(text.encode())
+    data = read_folder(tmp_path)
+    assert [pair.caption for pair in data.pairs] == ["one two"] * 2 and not data.problems
+
+
+def test_looking_at_the_data_can_be_stopped_and_says_how_far_it_is(folder):
+    told = []
+    validate(read_folder(folder), SQUARE, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        validate(read_folder(folder), SQUARE, progress=stop)
+
+
 def test_pictures_that_no_line_names_are_noted(tmp_path):
     for name in ("a.png", "h/a.png", "forgotten.png"):
         picture(tmp_path / name)

@@ -9,12 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from cnet_core.checkpoints import load_controlnet, read_state_dict, save_controlnet, save_unet
 from cnet_core.networks.controlnet import ControlNet
 from cnet_core.training.loop import CURVES, HISTORY, STATES
 from cnet_core.training.plan import PLAN, read_toml
-from cnet_core.training.state import read_state
+from cnet_core.training.state import State, States, read_state
 
 from .conftest import CONFIG, HINT_WIDTHS, XL, make_base
 from .shelling import REPO, STEPS, in_process, result, run, same, told
@@ -161,6 +162,43 @@ def test_export_writes_the_newest_state_in_the_format_asked_for(told, tmp_path, 
     assert run("export", folder) == 0
     said = capsys.readouterr()
     assert str(newest) in said.err and "after 6 steps" in said.out
+
+
+def test_a_training_of_several_processes_is_exported_by_one(told, tmp_path):
+    folder = tmp_path / "pose"
+    assert run("fit", *told) == 0
+    newest = sorted((folder / STATES).iterdir())[-1]
+    state = read_state(newest)
+    facts = {**state.facts, "identity": {**state.facts["identity"], "processes": 2}}
+    newest.unlink()
+    States(folder / STATES, 2).write(State(state.step, state.tensors, facts))
+    assert run("export", folder, "--to", tmp_path / "again.safetensors") == 0
+    assert same(dict(read_state_dict(tmp_path / "again.safetensors").tensors), result(folder))
+    # Another seed is still another training.
+    facts["identity"]["seed"] = -1
+    States(folder / STATES, 2).write(State(state.step, state.tensors, facts))
+    assert run("export", folder) == 1
+
+
+def test_curves_that_cannot_be_written_do_not_end_a_training(told, tmp_path, capsys):
+    (tmp_path / "pose" / CURVES).mkdir(parents=True)
+    assert run("fit", *told) == 0
+    assert f"{CURVES} cannot be written" in capsys.readouterr().err
+    assert (tmp_path / "pose" / "pose.safetensors").exists()
+
+
+def test_a_base_says_by_its_tensors_what_it_predicts(told, tmp_path, capsys):
+    """As files of SDXL do."""
+    save_unet(make_base(), tmp_path / "silent.safetensors")
+    unet = read_state_dict(tmp_path / "silent.safetensors")
+    for name, expected in (("v_pred", 0), ("ztsnr", 1)):
+        path = tmp_path / f"{name}.safetensors"
+        inside = {f"model.diffusion_model.{k}": tensor for k, tensor in unet.tensors.items()}
+        save_file({**inside, name: torch.zeros(1)}, path, unet.metadata)
+        assert run("fit", *told, "--base", path, "--out", tmp_path / name) == expected
+    assert "another noise schedule" in capsys.readouterr().err
+    about = read_state_dict(tmp_path / "v_pred" / "v_pred.safetensors").metadata
+    assert about["cnet.prediction"] == "v"
 
 
 def test_a_control_lora_is_trained_exported_and_loaded(told, tmp_path, capsys):
