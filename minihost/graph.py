@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Executor:
         self.cache: dict[int, Done] = {}
         # Numbers that stand for keys: a key that held those of its inputs would double from node to node.
         self.numbers: dict[Any, int] = {}
+        self.count = itertools.count()
 
     def run(self, prompt: Prompt, workflow: Mapping[str, Any] | None = None) -> Result:
         """Check and run an API-format workflow; `workflow`: its UI format, to be embedded in pictures.
@@ -63,7 +65,7 @@ class Executor:
         with torch.inference_mode():
             for node_id in order:
                 whole = self._key(prompt, node_id, keys)
-                keys[node_id] = key = self.numbers.setdefault(whole, len(self.numbers))
+                keys[node_id] = key = self.numbers.setdefault(whole, next(self.count))
                 if key not in self.cache:
                     model_management.throw_exception_if_processing_interrupted()
                     self.on_node(label(prompt, node_id))
@@ -74,6 +76,7 @@ class Executor:
                     result.ui[node_id] = done[node_id].ui or {}
         used = set(keys.values())
         self.cache = {key: kept for key, kept in self.cache.items() if key in used}
+        self.numbers = {whole: key for whole, key in self.numbers.items() if key in used}
         return result
 
     def _key(self, prompt: Prompt, node_id: str, keys: Mapping[str, int]) -> Any:

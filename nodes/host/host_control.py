@@ -84,7 +84,13 @@ class HostControl(ResidualControl):
         assert self.run is not None
         # The run must not keep the control.
         offload = WeakMethod(self._offload)
-        self.run.also = lambda: (offload() or (lambda: None))()
+
+        def let_go() -> None:
+            method = offload()
+            if method is not None:
+                method()
+
+        self.run.also = let_go
 
     def _offload(self) -> None:
         """Take what is kept off the device: encoding a hint again for every picture would cost a pass of
