@@ -117,8 +117,8 @@ def _lines(annotator: Annotator) -> Iterator[str]:
             yield f"- `{weight.file}` of `{weight.repository}` on the model hub, licence {weight.licence}"
         yield ""
         yield (
-            "They are looked for in `models/controlnet_annotators`, `~/.cache/cnet/annotators` and the hub's "
-            "cache. Switch **download** on, or fetch them with "
+            "They are looked for in `models/controlnet_annotators`, comfyui_controlnet_aux's `ckpts`, "
+            "`~/.cache/cnet/annotators` and the hub's cache. Switch **download** on, or fetch them with "
             f"`python -m annotators fetch {annotator.id}` in the pack's folder."
         )
     if annotator.extra:

@@ -72,7 +72,7 @@ def _network_inputs(annotator: Annotator) -> list[io.Input]:
             optional=True,
             tooltip=(
                 f"Download the weights from the model hub, once, if they are not there yet: {files}. Off: "
-                "they must be in models/controlnet_annotators."
+                "they must be there; the help page says where."
             ),
         ),
         io.Combo.Input(
@@ -200,8 +200,8 @@ class Annotate(io.ComfyNode):
                     "annotator",
                     options=[io.DynamicCombo.Option(one.id, own_inputs(one)) for one in ANNOTATORS.values()],
                     tooltip=(
-                        "What makes the hint. Choose what the ControlNet was trained on; the help page lists "
-                        "them all."
+                        "What makes the hint. Choose what the ControlNet was trained on; README lists them "
+                        "all."
                     ),
                 ),
                 *_common_inputs(),

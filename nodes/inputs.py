@@ -145,7 +145,10 @@ def weighting_inputs() -> list[io.Input]:
         ScheduleType.Input(
             "schedule",
             optional=True,
-            tooltip="How the strength changes over sampling or over a batch, from a Schedule node.",
+            tooltip=(
+                "How the strength changes over sampling or over a batch, from Strength Keyframe, Strength "
+                "Curve or Frame Strengths."
+            ),
         ),
         BlocksType.Input(
             "blocks", optional=True, tooltip="How strongly each block is steered, from Block Weights."
@@ -240,7 +243,9 @@ def weighting(
 ) -> Weighting:
     """The weights that `timing_inputs` and `weighting_inputs` ask for. Raises ControlError."""
     if not isinstance(schedule, Schedule | None):
-        raise ControlError("schedule is no schedule; connect the output of a Schedule node.")
+        raise ControlError(
+            "schedule is no schedule; connect a Strength Keyframe, Strength Curve or Frame Strengths."
+        )
     if not isinstance(blocks, BlockWeights | None):
         raise ControlError("blocks are no block weights; connect the output of a Block Weights node.")
     return Weighting(

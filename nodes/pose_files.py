@@ -45,7 +45,7 @@ class LoadPose(io.ComfyNode):
                         advanced=True,
                         tooltip=(
                             f"The {side} of the picture that the poses are from, for files that do not name "
-                            "it, as OpenPose's own. 0: as the file says."
+                            "it, as OpenPose's own; give both. 0: as the file says."
                         ),
                     )
                     for side in ("width", "height")

@@ -38,7 +38,9 @@ def _numbers(text: str, what: str) -> tuple[float, ...]:
 
 def _previous(schedule: Schedule | None) -> Schedule:
     if not isinstance(schedule, Schedule | None):
-        raise ControlError("previous is no schedule; connect the output of a Schedule node.")
+        raise ControlError(
+            "previous is no schedule; connect a Strength Keyframe, Strength Curve or Frame Strengths."
+        )
     return schedule or Schedule()
 
 
