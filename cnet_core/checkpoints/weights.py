@@ -56,11 +56,10 @@ class BaseWeight:
         memory, as far as dtype and device allow it."""
         # Without its graph, and never the base's own Parameter object.
         weight = self.tensor.detach()
+        plain = weight if type(weight) is Tensor else weight.dequantize()
         if self.change is None:
-            plain = weight if type(weight) is Tensor else weight.dequantize()
             return plain.to("cpu", dtype).view(self.shape)
-        # A plain tensor is only cast by `dequantize`.
-        whole = weight.dequantize().float()
+        whole = plain.float()
         whole = whole + self.change(whole.device).view_as(whole)
         return whole.to("cpu", dtype).view(self.shape)
 

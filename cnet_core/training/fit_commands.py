@@ -122,7 +122,9 @@ def _ready(plan: Plan, group: Processes, steps: bool = True) -> _Ready:
         settings = _with_preset(plan, settings, base.config, cache, cuda)
     base = base.to(group.device)
     chosen = settings if steps else replace(settings, optimizer="adamw")
-    return _Ready(Learner(base, trainable(base, settings, plan.init), chosen, group), source, settings)
+    learner = Learner(base, trainable(base, settings, plan.init), chosen, group)
+    learner.settings = settings
+    return _Ready(learner, source, settings)
 
 
 # Tensors by which files of SDXL say so: what they predict, and that their noise is not Stable Diffusion's.
@@ -228,10 +230,9 @@ def _export(flags: argparse.Namespace) -> int:
         print(problem, file=sys.stderr)
     if state is None:
         raise TrainingError(f"{flags.out} holds no state of a training yet.")
-    # By however many processes, and whatever moved the weights.
+    # By however many processes.
     count = state.facts["identity"].get("processes")
-    current = {**identity(ready.learner, ready.source), **ready.settings.result_dependent, "processes": count}
-    check_identity(state, current)
+    check_identity(state, {**identity(ready.learner, ready.source), "processes": count})
     ready.learner.restore(state)
     name = flags.out.resolve().name
     path = flags.to or flags.out / (f"{name}.safetensors" if flags.format == "ldm" else f"{name}-diffusers")

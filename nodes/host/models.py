@@ -126,8 +126,10 @@ def patched_tensors(patcher: Any, prefix: str = "") -> dict[str, Tensor]:
         if patches := patcher.patches.get(name):
             import comfy.lora
 
-            # Patches are applied in place. A plain tensor is only cast by `dequantize`.
-            whole = weight.detach().dequantize().to(torch.float32, copy=True)
+            # Patches are applied in place.
+            plain = weight.detach()
+            plain = plain if type(plain) is Tensor else plain.dequantize()
+            whole = plain.to(torch.float32, copy=True)
             weight = comfy.lora.calculate_weight(patches, whole, name).to(weight.dtype)
         tensors[name] = weight
     return tensors
@@ -286,11 +288,21 @@ def _in_use() -> list[Any]:
 
 
 @contextmanager
+def _hooks_kept(patchers: Sequence[Any]) -> Iterator[None]:
+    """The hooks (LoRA) with which these are sampled stay: the host takes them out of what it loads again."""
+    hooked = [(one, hooks) for one in patchers if (hooks := getattr(one, "current_hooks", None)) is not None]
+    yield
+    for patcher, hooks in hooked:
+        patcher.apply_hooks(hooks)
+
+
+@contextmanager
 def models_kept_loaded() -> Iterator[None]:
     """Another model may be run inside, amid a sampling; afterwards those in use are loaded again."""
     loaded = _in_use()
-    yield
-    comfy.model_management.load_models_gpu(loaded)
+    with _hooks_kept(loaded):
+        yield
+        comfy.model_management.load_models_gpu(loaded)
 
 
 def size_of(patchers: Sequence[Any]) -> int:
@@ -310,7 +322,8 @@ def load_amid_sampling(patchers: Sequence[Any], memory: float) -> None:
     with _LOADING:
         devices = {patcher.load_device for patcher in patchers}
         kept = [patcher for patcher in _in_use() if patcher.load_device in devices]
-        comfy.model_management.load_models_gpu([*kept, *patchers], memory_required=memory)
+        with _hooks_kept(kept):
+            comfy.model_management.load_models_gpu([*kept, *patchers], memory_required=memory)
 
 
 def result_device() -> torch.device:

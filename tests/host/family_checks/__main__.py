@@ -21,6 +21,7 @@ from comfy.cli_args import args  # noqa: E402
 args.cpu = True
 args.use_pytorch_cross_attention = True
 import comfy.controlnet  # noqa: E402
+import comfy.hooks  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.sample  # noqa: E402
 import folder_paths  # noqa: E402
@@ -482,6 +483,20 @@ def strengths_go_by_time_and_frame(b: Bench) -> None:
             same(part[row], expected, 1e-6)
 
 
+def a_lora_hook_stays_when_a_network_is_loaded_late(b: Bench) -> None:
+    """A control that depends on the time is loaded amid the first step, when the hook is in the UNet."""
+    blocks = getattr(b.model.model.diffusion_model, "input_blocks", None)
+    if blocks is None:
+        raise NotMeantError
+    change = torch.randn(blocks[0][0].weight.shape, generator=torch.Generator().manual_seed(3)) * 0.1
+    hooks = comfy.hooks.create_hook_lora({"diffusion_model.input_blocks.0.0.diff": change}, 1.0, 0.0)
+    hooked = {k: comfy.hooks.set_hooks_for_conditioning(v, hooks) for k, v in b.prompts.items()}
+    full = b.node("CNetKeyframe", percent=0.0, strength=1.0, interpolation="hold", previous=None)
+    before = b.draw(b.ours(hooked))
+    same(b.draw(b.ours(hooked, schedule=full)), before)
+    differs(before, b.draw(b.ours()))
+
+
 def an_economy_asks_the_network_less(b: Bench) -> None:
     """And draws nearly the same: alone, in a merge, and after the host's own node in a chain."""
     steps = 10
@@ -528,6 +543,7 @@ CHECKS = [
     one_unit_is_plain_apply_in_every_mode,
     two_units_merge,
     strengths_go_by_time_and_frame,
+    a_lora_hook_stays_when_a_network_is_loaded_late,
     an_economy_asks_the_network_less,
 ]
 
