@@ -170,7 +170,10 @@ def alone(build: Build, economy: str) -> Link:
 
 def chained(build: Build, economy: str) -> Link:
     """The pose by our apply node after the depth by the host's own, which knows of no economy."""
-    both = applied(build, "depth", "ControlNetApplyAdvanced", "net_depth", strength=0.8)
+    # By a precision of its own it is another network than that which merges watch.
+    file = {"control_net_name": "cnet_mini_depth.safetensors", "precision": "fp32"}
+    build.add("net_unwatched", "CNetLoadControlNet", **file, global_average_pooling="auto")
+    both = applied(build, "depth", "ControlNetApplyAdvanced", "net_unwatched", strength=0.8)
     build.positive, build.negative = both, [both[0], 1]
     return applied(build, "pose", "CNetApply", "watch_pose", strength=0.7, end_percent=0.9, economy=economy)
 
