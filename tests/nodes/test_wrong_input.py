@@ -449,7 +449,7 @@ REFUSED = {
         lambda b: b.apply(
             b.prompts, b.control, b.hint, schedule=b.call("CNetBlockWeights", preset={"preset": "soft"})
         ),
-        ["schedule", "Schedule node"],
+        ["schedule", "Strength Keyframe"],
     ),
     "no control, from a loader that did not know the file": (
         lambda b: b.apply(b.prompts, None, b.hint),
