@@ -37,7 +37,7 @@ def run(nodes, tmp_path):
         }
         executor = Executor(nodes)
         executor.run(prompt)
-    (done,) = [executor.cache[number] for key, number in executor.numbers.items() if key[0] == node]
+        (done,) = [executor.cache[number] for key, number in executor.numbers.items() if key[0] == node]
         return [slot[0] for slot in done.slots]
 
     return run
