@@ -4,20 +4,17 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 from pathlib import Path
 
 from .checkpoints.inspect import inspect, printable
 from .errors import CNetError
+from .shell import escape_what_cannot_be_printed
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command line (by default the process's own); the exit status."""
     arguments = _parser().parse_args(words)
-    # Names and metadata may hold what the terminal's encoding does not.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    escape_what_cannot_be_printed()
     broken = False
     for number, path in enumerate(arguments.files):
         try:

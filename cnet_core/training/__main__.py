@@ -3,9 +3,9 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 
 from ..errors import CNetError
+from ..shell import escape_what_cannot_be_printed
 from .data_commands import add_data_commands
 from .fit_commands import add_fit_commands
 
@@ -23,10 +23,7 @@ Train a ControlNet, from a folder of pictures to a file for ComfyUI:
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command line, by default the process's own; its exit status: 1 for an error, 130 for Ctrl-C."""
     flags = _parser().parse_args(words)
-    # Names of files may hold what the terminal's encoding does not.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    escape_what_cannot_be_printed()
     try:
         status: int = flags.run(flags)
         return status
