@@ -13,6 +13,10 @@ REPEATED = (ResBlock, TransformerBlock)
 # Graphs of one class of blocks: for each width of channels up to four, because torch makes others for square
 # pictures and for batches of one. Beyond its own limit of 8 it runs the rest uncompiled.
 GRAPHS = 64
+# Inductor would run convolutions on a CPU in channels_last and bring their weights there at each call, which
+# takes longer than the convolutions of deep blocks do. On GPUs it leaves them where they are by itself,
+# because sizes are dynamic.
+INDUCTOR = {"layout_optimization": False}
 
 
 def compile_blocks(net: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
@@ -24,6 +28,7 @@ def compile_blocks(net: nn.Module, backend: str | Callable[..., Any] = "inductor
     """
     # The name that all versions know.
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, GRAPHS)
+    options = INDUCTOR if backend == "inductor" else None
     for module in net.modules():
         if isinstance(module, REPEATED):
-            module.compile(backend=backend, dynamic=True)
+            module.compile(backend=backend, dynamic=True, options=options)

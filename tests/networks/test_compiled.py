@@ -1,12 +1,14 @@
 """Compiled control networks: the same residuals, and one set of graphs for all networks, hints and sizes."""
 
 import copy
+import shutil
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from cnet_core.networks.blocks import Text
+from benchmarks.measure import peak_bytes
+from cnet_core.networks.blocks import Build, ResBlock, Text
 from cnet_core.networks.compiled import compile_blocks
 from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.controlnet import ControlNet
@@ -82,3 +84,14 @@ def test_a_copy_of_a_compiled_network_is_plain_and_says_the_same():
     twin = copy.deepcopy(net)
     assert all(torch.equal(a, b) for a, b in zip(run(twin), expected, strict=True))
     assert counter.frame_count == 0
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiling on a CPU needs g++")
+def test_a_compiled_convolution_brings_no_copy_of_its_weights_along():
+    """Inductor would copy them to another memory format at each call, which makes it the slower one."""
+    block = ResBlock(64, 64, 128, Build()).eval().requires_grad_(False)
+    x, emb = torch.randn(2, 64, 4, 6), torch.randn(2, 128)
+    expected, plain = block(x, emb), peak_bytes(lambda: block(x, emb))
+    compile_blocks(block)
+    torch.testing.assert_close(block(x, emb), expected, rtol=1e-5, atol=1e-5)
+    assert peak_bytes(lambda: block(x, emb)) <= plain
