@@ -32,6 +32,7 @@ def main() -> None:
         "threads": arguments.threads,
         "clock": arguments.clock,
         "device": arguments.device,
+        "compile": arguments.compile,
         "comfyui": None if comfyui is None else str(comfyui),
         "host_args": arguments.host_args.split(),
     }
@@ -72,6 +73,11 @@ def parse() -> argparse.Namespace:
         choices=list(DTYPES),
         default="cpu",
         help="where to run: cpu (default) in fp32, cuda in fp16, as ComfyUI does there",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="also measure ours with the loader's `compile`: steps, memory of a step",
     )
     add("--threads", type=positive, help="threads of torch (default: its own choice)")
     add(

@@ -30,7 +30,19 @@ from .__main__ import DTYPES
 from .economy import TIMED, TIMED_STEPS, Clocked, phases
 from .weights import BASES, FLOORS, Task, bytes_of, even_timesteps, random_task, write_networks
 
-KEPT = ("base", "size", "controls", "networks", "measures", "rounds", "steps", "clock", "device", "host_args")
+KEPT = (
+    "base",
+    "size",
+    "controls",
+    "networks",
+    "measures",
+    "rounds",
+    "steps",
+    "clock",
+    "device",
+    "compile",
+    "host_args",
+)
 # Halfway down the noise levels, where latent and noise are of one size.
 CHECKED = [500]
 
@@ -46,6 +58,8 @@ CLOCKS = {"wall": wall, "cpu": time.process_time}
 MERGED = "ours, merged"
 # Only on GPUs.
 OVERLAPPED = "ours, overlapped"
+# Where asked for.
+COMPILED = "ours, compiled"
 # For the activations, and for what else a process needs.
 HEADROOM = 2 << 30
 
@@ -288,8 +302,8 @@ def economising(implementations: Mapping[str, Any], settings: dict[str, Any]) ->
 
 
 def runs(name: str, count: int) -> bool:
-    """Merging is for two and more, and overlapping for one and more."""
-    return count >= {MERGED: 2, OVERLAPPED: 1}.get(name, 0)
+    """Merging is for two and more, overlapping and compiling for one and more."""
+    return count >= {MERGED: 2, OVERLAPPED: 1, COMPILED: 1}.get(name, 0)
 
 
 def prepare(task: Task, settings: dict[str, Any]) -> tuple[dict[str, Implementation], dict[str, str]]:
@@ -306,6 +320,9 @@ def prepare(task: Task, settings: dict[str, Any]) -> tuple[dict[str, Implementat
     if settings["device"] == "cuda":
         beside = [pack.load(path, overlap=True) for path in task.files]
         found[OVERLAPPED] = hosted.Ours(pack, task, comfyui, beside, ours.patcher)
+    if settings["compile"]:
+        compiled = [pack.load(path, compile=True) for path in task.files]
+        found[COMPILED] = hosted.Ours(pack, task, comfyui, compiled, ours.patcher)
     if comfyui:
         found["built-in"] = hosted.BuiltIn(task, True, hosted.built_in_controls(task), ours.patcher)
     else:

@@ -9,7 +9,7 @@ from .economy import RUN_STEPS, TIMED_STEPS, shares
 # Seconds per step by number of controls, one figure for each round.
 Seconds = Mapping[str, list[float]]
 
-OURS = ("ours", "ours, merged", "ours, overlapped")
+OURS = ("ours", "ours, merged", "ours, overlapped", "ours, compiled")
 PLACES = {"cpu": "fp32 on the CPU", "cuda": "fp16 on the GPU"}
 
 NOTES = """\

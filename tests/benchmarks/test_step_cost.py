@@ -26,6 +26,7 @@ SMALL = {
     "steps": 1,
     "clock": "wall",
     "device": "cpu",
+    "compile": False,
     "comfyui": None,
     "host_args": [],
 }
