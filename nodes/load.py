@@ -75,8 +75,9 @@ class LoadControlNet(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Compile the network when it first runs (torch.compile): that takes a minute or more "
-                        "once, for all networks of a family and all sizes, and each step less than before. "
-                        "Needs a C++ compiler, on a GPU Triton."
+                        "once, for all networks of a family and all sizes. Time a long run with and without: "
+                        "on an H200, steps with an SDXL network took 5% less and with an SD1.5 one more, on "
+                        "a CPU as long as before. Needs a C++ compiler, on a GPU Triton."
                     ),
                 ),
                 io.Boolean.Input(
