@@ -180,7 +180,11 @@ def _side(value: Any, where: str, given: int | None) -> int:
         value = given
     if value is None:
         raise PoseError(f"{where} is missing; say how large the picture was.")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= LARGEST_SIDE:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float | np.number)
+        or not 1 <= value <= LARGEST_SIDE
+    ):
         raise PoseError(f"{where} is {value!r}; expected a whole number from 1 to {LARGEST_SIDE}.")
     if value != int(value):
         raise PoseError(f"{where} is {value!r}; expected a whole number.")

@@ -89,15 +89,16 @@ def render(
     threshold: points of a lower score are left out. stick: half the width of a limb in pixels; 0: as the
     style was trained. "openpose" is that of the first release, 4 where the shorter side is 512 and in
     proportion to it otherwise; at 512 the pixels are those of its drawing. "thick" is that of xinsir's SDXL
-    ControlNets, wider in steps of the longer side. Pictures below 512 are drawn larger and shrunk, which
-    keeps thin sticks.
+    ControlNets: bodies are wider in steps of the longer side, hands and faces are not. Pictures below 512
+    are drawn larger and shrunk, which keeps thin sticks.
     """
     if not frames:
         raise PoseError("there are no frames to draw.")
     width, height = width or frames[0].width, height or frames[0].height
     if max(width, height) > LARGEST_SIDE:
         raise PoseError(f"{width}x{height} is too large; at most {LARGEST_SIDE} pixels a side are drawn.")
-    stick = stick or trained_stick(width, height, style)
+    # Of bodies, and of hands and faces.
+    sticks = [stick] * 2 if stick else trained_sticks(width, height, style)
     times = max(1, math.ceil(TRAINED_SIDE / min(width, height)))
     # Long and flat pictures would grow without bounds.
     times = min(times, max(1, LARGEST_SIDE // max(width, height)))
@@ -107,21 +108,26 @@ def render(
         people = resized(frame, width, height, fit).people
         people[..., :2] = (people[..., :2] + 0.5) * times - 0.5
         for person in people:
-            draw_person(canvas, person, max(1, round(stick * times)), body, hands, face, threshold)
+            draw_person(
+                canvas, person, *(max(1, round(s * times)) for s in sticks), body, hands, face, threshold
+            )
         if times > 1:
             cv2.resize(canvas, (width, height), dst=picture, interpolation=cv2.INTER_AREA)
     return torch.from_numpy(drawn).float().div_(255.0)
 
 
-def trained_stick(width: int, height: int, style: Style) -> float:
-    """Half the width of a limb, in pixels, that the ControlNets of a style have seen at this size.
+def trained_sticks(width: int, height: int, style: Style) -> tuple[float, float]:
+    """Half the width of a body's limbs, and the same for hands and faces, in pixels, as the ControlNets of
+    a style have seen them at this size.
 
-    thick: 4 times 1 to 7 by the longer side, from the model card of xinsir/controlnet-openpose-sdxl-1.0.
+    thick: bodies 4 times 1 to 7 by the longer side, all else as before, from the model card of
+    xinsir/controlnet-openpose-sdxl-1.0.
     """
     if style == "thick":
         longer = max(width, height)
-        return STICK * (1 if longer < 500 else min(2 + longer // 1000, 7))
-    return STICK * min(width, height) / TRAINED_SIDE
+        return STICK * (1 if longer < 500 else min(2 + longer // 1000, 7)), STICK
+    stick = STICK * min(width, height) / TRAINED_SIDE
+    return stick, stick
 
 
 def resized(frame: Frame, width: int, height: int, fit: Mode) -> Frame:
@@ -139,19 +145,29 @@ def resized(frame: Frame, width: int, height: int, fit: Mode) -> Frame:
 
 
 def draw_person(
-    canvas: np.ndarray, person: np.ndarray, stick: int, body: bool, hands: bool, face: bool, threshold: float
+    canvas: np.ndarray,
+    person: np.ndarray,
+    stick: int,
+    fine: int,
+    body: bool,
+    hands: bool,
+    face: bool,
+    threshold: float,
 ) -> None:
-    """Draw one person [136,3] onto uint8 [H,W,3], with whole pixels cut off as in the first release."""
+    """Draw one person [136,3] onto uint8 [H,W,3], with whole pixels cut off as in the first release.
+
+    stick, fine: half the width of a body's limbs, and the same for hands and face.
+    """
     # Without scores of 0, which mean unseen whatever the threshold.
     seen = (person[:, 2] > 0) & (person[:, 2] >= threshold)
     if body:
         _draw_body(canvas, person[BODY], seen[BODY], stick)
     if hands:
         for part in (LEFT_HAND, RIGHT_HAND):
-            _draw_hand(canvas, person[part], seen[part], stick)
+            _draw_hand(canvas, person[part], seen[part], fine)
     if face:
         for x, y in person[FACE][seen[FACE], :2]:
-            _dot(canvas, x, y, 3 * stick // 4, FACE_POINT)
+            _dot(canvas, x, y, 3 * fine // 4, FACE_POINT)
 
 
 def _draw_body(canvas: np.ndarray, points: np.ndarray, seen: np.ndarray, stick: int) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from annotators.errors import PoseError
 from annotators.pose.keypoints import BODY, FACE, LEFT_HAND, NECK, RIGHT_HAND, Frame
-from annotators.pose.render import COLOURS, LIMBS, render, resized, trained_stick
+from annotators.pose.render import COLOURS, LIMBS, STYLES, render, resized, trained_sticks
 from demo.scenes import draw_scene
 
 from .people import frame_lists, random_people
@@ -109,8 +109,8 @@ def test_sticks_keep_their_proportion(side):
 
 @pytest.mark.parametrize("side, times", [(499, 1), (512, 2), (1024, 3), (2100, 4), (8000, 7)])
 def test_thick_sticks_widen_in_steps_of_the_longer_side(side, times):
-    assert trained_stick(side, side // 2, "thick") == 4 * times
-    assert trained_stick(side // 2, side, "thick") == 4 * times
+    assert trained_sticks(side, side // 2, "thick") == (4 * times, 4)
+    assert trained_sticks(side // 2, side, "thick") == (4 * times, 4)
 
 
 def test_thick_sticks_are_drawn():
@@ -118,6 +118,14 @@ def test_thick_sticks_are_drawn():
     people[0, NECK], people[0, 2] = (200, 500, 1), (800, 500, 1)
     assert abs(stick_of(drawn(people, 1024, 1024, style="thick"), 500) - 24) <= 2
     assert abs(stick_of(drawn(people, 1024, 1024, stick=5), 500) - 10) <= 1
+
+
+def test_only_bodies_are_drawn_thick():
+    """xinsir's ControlNets saw hands and faces as ever; at 512 those are the first release's."""
+    people = random_people(3, 1, 512, 512, 0.0)
+    thick, plain = (drawn(people, 512, 512, style=style, body=False) for style in STYLES[::-1])
+    assert np.array_equal(thick, plain)
+    assert not np.array_equal(*(drawn(people, 512, 512, style=style) for style in STYLES))
 
 
 @given(frames=frame_lists(), width=st.integers(1, 200), height=st.integers(1, 200))
