@@ -13,13 +13,21 @@ from .registry import Kind
 def fitted(
     hints: Tensor, size: fit.Size, mode: fit.Mode = "crop", kind: Kind | Literal["auto"] = "auto"
 ) -> Tensor:
-    """Hints [B,H,W,C] at a size (height, width), float32. kind: "auto" tells it for each by its looks.
+    """Hints [B,H,W,C] at a size (height, width), float32; the second or fourth of their channels is opacity.
+    kind: "auto" tells it for each by its looks.
 
     Raises AnnotatorError if the hints are no pictures.
     """
     maps = _maps(hints, "hint")
-    kinds = [fit.kind_of(one[:3].expand(3, -1, -1)) if kind == "auto" else kind for one in maps]
-    made = [fit.fit(one[None], size, mode, own) for one, own in zip(maps, kinds, strict=True)]
+    # Opacity is no colour: with it lines would not be thin, nor normals of length 1.
+    opaque = maps.shape[1] in (1, 3)
+    made = []
+    for one in maps.split(1):
+        colours = one if opaque else one[:, :-1]
+        own = fit.kind_of(_rgb(colours)[0]) if kind == "auto" else kind
+        made.append(fit.fit(colours, size, mode, own))
+        if not opaque:
+            made[-1] = torch.cat([made[-1], fit.fit(one[:, -1:], size, mode, "depth")], 1)
     return torch.cat(made).movedim(1, -1).contiguous()
 
 

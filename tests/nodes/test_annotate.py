@@ -149,6 +149,19 @@ def test_the_marks_of_an_inpaint_hint_stay_when_it_is_fitted_as_what_it_looks_li
     assert marked.any() and (marked | (made >= 0)).all() and torch.equal(marked.any(-1), marked.all(-1))
 
 
+@pytest.mark.parametrize("kind", ["auto", "lines", "normals", "inpaint"])
+def test_a_hint_with_opacity_is_fitted_like_one_without(call, kind):
+    """Opacity goes along as it is: it is no colour, and no coordinate of a normal."""
+    hint = torch.zeros(1, 16, 16, 3)
+    hint[:, 5] = -1.0 if kind == "inpaint" else 1.0
+    size = {"size": "width and height", "width": 32, "height": 24}
+    expected = call("CNetFitHint", hint=hint, size=size, kind=kind)
+    made = call("CNetFitHint", hint=torch.cat([hint, torch.ones(1, 16, 16, 1)], -1), size=size, kind=kind)
+    assert torch.equal(made, torch.cat([expected, torch.ones(1, 24, 32, 1)], -1))
+    grey = torch.cat([hint[..., :1], torch.ones(1, 16, 16, 1)], -1)
+    assert call("CNetFitHint", hint=grey, size=size).shape == (1, 24, 32, 2)
+
+
 def test_a_preview_shows_hint_and_picture(call, scene):
     hint = torch.zeros(1, 64, 64, 3)
     hint[:, :32] = 1
