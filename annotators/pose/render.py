@@ -102,15 +102,14 @@ def render(
     times = max(1, math.ceil(TRAINED_SIDE / min(width, height)))
     # Long and flat pictures would grow without bounds.
     times = min(times, max(1, LARGEST_SIDE // max(width, height)))
+    wide, fine = (max(1, round(stick * times)) for stick in sticks)
     drawn = np.zeros((len(frames), height, width, 3), np.uint8)
     for picture, frame in zip(drawn, frames, strict=True):
         canvas = picture if times == 1 else np.zeros((height * times, width * times, 3), np.uint8)
         people = resized(frame, width, height, fit).people
         people[..., :2] = (people[..., :2] + 0.5) * times - 0.5
         for person in people:
-            draw_person(
-                canvas, person, *(max(1, round(s * times)) for s in sticks), body, hands, face, threshold
-            )
+            draw_person(canvas, person, wide, fine, body, hands, face, threshold)
         if times > 1:
             cv2.resize(canvas, (width, height), dst=picture, interpolation=cv2.INTER_AREA)
     return torch.from_numpy(drawn).float().div_(255.0)
