@@ -1,6 +1,7 @@
 """Which base model a network belongs to, and whether a control network fits a base."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..errors import BaseMismatchError
 from ..networks.config import SD15, SD21, SDXL, UNetConfig
@@ -39,9 +40,13 @@ def differences(control: UNetConfig, base: UNetConfig) -> list[str]:
 
 
 def base_name(config: UNetConfig) -> str:
-    """The base model's common name, or its sizes if it is none of those."""
+    """The base model's common name, or its sizes if it is none of those.
+
+    Whatever else its UNet reads beside the latent, as inpainting models do.
+    """
     for name, base in _BASES.items():
-        if not differences(config, base) and config.adm_in_channels == base.adm_in_channels:
+        alike = replace(config, in_channels=base.in_channels)
+        if not differences(alike, base) and config.adm_in_channels == base.adm_in_channels:
             return name
     mults = ", ".join(str(mult) for mult in config.channel_mult)
     return f"custom width {config.model_channels} x ({mults}), text {config.context_dim}"

@@ -71,6 +71,14 @@ def test_a_control_network_serves_an_inpainting_base():
     check_base(SD15, replace(SD15, in_channels=9))
 
 
+@pytest.mark.parametrize(("base", "channels"), [("SD1.5", 9), ("SD1.5", 8), ("SD2.x", 5), ("SDXL", 9)])
+def test_inpainting_models_have_their_bases_name(base, channels):
+    config = {"SD1.5": SD15, "SD2.x": SD21, "SDXL": SDXL}[base]
+    assert base_name(replace(config, in_channels=channels)) == base
+    with pytest.raises(BaseMismatchError, match=f"Use a ControlNet made for {base}, "):
+        check_base(SDXL if base != "SDXL" else SD15, replace(config, in_channels=channels))
+
+
 FULL = AdapterConfig()
 ADAPTERS = {
     "full": FULL,
