@@ -101,6 +101,11 @@ class CompareControls(io.ComfyNode):
         host.sample_first(
             model, *prompts, latent_image, seed, steps, cfg, sampler_name, scheduler, last, sigmas
         )
+        if not record.acted:
+            raise ControlError(
+                f"the prompt does not act up to {number(percent)} of the sampling, so there is nothing to "
+                "compare; raise percent, or let the prompt's own range begin sooner."
+            )
         names, blocks = conditioning.names_of(controls), record.residuals()
         sizes = [list(column) for column in zip(*map(residual_sizes, blocks.values()), strict=True)]
         sizes = sizes or [[] for _ in names]

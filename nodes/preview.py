@@ -72,7 +72,7 @@ def _row(
     """One control's numbers. Of the host's own controls strength and range are known."""
     span = control.timestep_percent_range
     if isinstance(control, host.Steered):
-        weighting = control.weighting
+        weighting = control.acting
     else:
         weighting = Weighting(Timing(control.strength, *span))
     levels = sigma_at(span[0]), sigma_at(span[1])

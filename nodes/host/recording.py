@@ -1,5 +1,6 @@
 """A merge that remembers what its controls said."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -15,7 +16,8 @@ from .steered import Steered
 
 @dataclass
 class Record:
-    """What each control said on the prompt's side at the last call, weighed, and the noise level there."""
+    """What each control said on the prompt's side at the last call for most of the picture, weighed, and the
+    noise level there."""
 
     spoken: list[Parts | None] = field(default_factory=list)
     # Whether each control acted there, with residuals or without.
@@ -69,9 +71,12 @@ class RecordingControl(MergedControl):
 
     def parts(self, call: Call) -> list[Parts | None]:
         spoken = super().parts(call)
-        if COND in call.sides:
-            first, record = call.sides.index(COND) * call.batch, self.record
+        record, size = self.record, (call.x.shape[-2], call.x.shape[-1])
+        # A prompt for an area is asked for after the whole picture's, and tells of less.
+        smaller = call.sigma == record.sigma and math.prod(size) < math.prod(record.size)
+        if COND in call.sides and not smaller:
+            first = call.sides.index(COND) * call.batch
             record.spoken, record.rows = spoken, list(range(first, first + call.batch))
             record.acted = [any(control.rows(call)[first : first + call.batch]) for control in self.controls]
-            record.sigma, record.size = call.sigma, (call.x.shape[-2], call.x.shape[-1])
+            record.sigma, record.size = call.sigma, size
         return spoken

@@ -1,6 +1,7 @@
 """Reference-only as a control: the host's UNet looks at a reference picture through its self-attention."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import comfy.ldm.modules.attention
@@ -12,7 +13,7 @@ from torch import Tensor
 from ...cnet_core.control.hint import prepare_hint
 from ...cnet_core.control.reference import Reading, Recording
 from ...cnet_core.control.rows import constants, pick
-from ...cnet_core.control.weighting import COND
+from ...cnet_core.control.weighting import Weighting
 from ...cnet_core.errors import ControlError, HintError
 from ...cnet_core.networks.lllite import transformer_blocks
 from ..answers import Parts
@@ -92,9 +93,10 @@ class ReferenceControl(Steered):
         size = comfy.model_management.dtype_size(dtype)
         return kept * size + int(super().inference_memory_requirements(dtype))
 
-    def rows(self, call: Call) -> list[float]:
-        gains = [1.0 if side == COND else 1 - self.style_fidelity for side in call.sides for _ in call.frames]
-        return [row * gain for row, gain in zip(super().rows(call), gains, strict=True)]
+    @property
+    def acting(self) -> Weighting:
+        gain = self.weighting.uncond_gain * (1 - self.style_fidelity)
+        return replace(self.weighting, uncond_gain=gain)
 
     def parts(self, call: Call, rows: list[float]) -> Parts | None:
         if any(rows):

@@ -180,9 +180,14 @@ class Steered(comfy.controlnet.ControlBase):
         parts = self.parts(call, self.rows(call))
         return None if parts is None else merge_parts([parts], Rule())
 
+    @property
+    def acting(self) -> Weighting:
+        """The weights by which it acts: those that it was given, and what its kind makes of them."""
+        return self.weighting
+
     def rows(self, call: Call) -> list[float]:
         """The strength of each row of the batch at this step; all 0 outside the range."""
-        weighting = self.weighting
+        weighting = self.acting
         strength = weighting.timing.strength
         # Asked only where it matters: reading a noise level makes the host wait for its device.
         if weighting.timed:

@@ -34,11 +34,24 @@ def shown(host: Host) -> Run:
     levels = {"model": settings["model"], "denoise": 1.0, **{k: settings[k] for k in ("scheduler", "steps")}}
     prompt["levels"] = {"class_type": "BasicScheduler", "inputs": levels}
     given = {"sigmas": ["levels", 0], "steps": 1}
+    area = {
+        "conditioning": compare["positive"],
+        "width": 0.5,
+        "height": 0.5,
+        "x": 0.5,
+        "y": 0.0,
+        "strength": 1.0,
+    }
+    prompt["area"] = {"class_type": "ConditioningSetAreaPercentage", "inputs": area}
+    both = {"conditioning_1": compare["positive"], "conditioning_2": ["area", 0]}
+    prompt["both"] = {"class_type": "ConditioningCombine", "inputs": both}
     for name, class_type, inputs in (
         ("compare", "CNetCompareControls", compare),
         ("strength", "CNetPreviewStrength", strength),
         ("compare by sigmas", "CNetCompareControls", compare | given),
         ("strength by sigmas", "CNetPreviewStrength", strength | given),
+        ("compare at once", "CNetCompareControls", compare | {"percent": 0.0}),
+        ("compare with an area", "CNetCompareControls", compare | {"percent": 0.0, "positive": ["both", 0]}),
     ):
         prompt[name] = {"class_type": class_type, "inputs": inputs}
         prompt[f"see {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, 0]}}
@@ -60,6 +73,14 @@ def test_the_sigmas_of_a_scheduler_s_node_are_those_of_the_scheduler(shown: Run)
         assert (ours == theirs).all()
     (chart,) = pictures(shown, "strength by sigmas")
     assert (chart == (0, 114, 178)).all(-1).sum() > 5000
+
+
+def test_a_prompt_for_an_area_does_not_hide_the_whole_picture(shown: Run) -> None:
+    """At the first step, where both begin from the same noise, what is said of the whole is the same."""
+    for ours, plain in zip(
+        pictures(shown, "compare with an area"), pictures(shown, "compare at once"), strict=True
+    ):
+        assert np.abs(ours.astype(int) - plain).max() <= 1
 
 
 def test_conflicts_and_sizes_are_shown_on_the_node(shown: Run) -> None:

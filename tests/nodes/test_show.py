@@ -98,6 +98,17 @@ def test_sides_frames_and_blocks_are_shown_where_they_differ(call, chart, prompt
     assert torch.equal(chart(apply(prompts, load("first"), hint, blocks=blocks)), plain)
 
 
+def test_a_references_style_fidelity_is_shown(call, base, chart, prompts, apply, hint):
+    """As a gain on the negative's side, which it is."""
+
+    def shown(style_fidelity, **settings):
+        reference = call("CNetReference", style_fidelity=style_fidelity)
+        return chart(apply(prompts, reference, hint, vae=base[2], **settings))
+
+    assert torch.equal(shown(0.5), shown(0.0, uncond_gain=0.5))
+    assert not torch.equal(shown(0.5), shown(0.0)) and not torch.equal(shown(1.0), shown(0.0))
+
+
 def test_a_prompt_without_controls_is_refused(chart, prompts):
     with pytest.raises(ValueError, match="carries no control"):
         chart(prompts)
@@ -234,3 +245,11 @@ def test_a_recorded_merge_acts_as_a_plain_one(nodes, prompts, draw, load, unit, 
 def test_comparing_wants_two_controls_that_act(compare, load, unit, hint):
     with pytest.raises(ValueError, match="1 of 2 units act"):
         compare(unit(load("first"), hint), unit(load("second"), hint, strength=0.0))
+
+
+def test_a_prompt_that_does_not_act_yet_is_said(compare, prompts, load, unit, hint):
+    prompts["positive"] = [[text, {**values, "start_percent": 0.6}] for text, values in prompts["positive"]]
+    units = unit(load("first"), hint), unit(load("second"), hint)
+    with pytest.raises(ValueError, match=r"does not act up to 0\.3 of the sampling.*raise percent"):
+        compare(*units)
+    assert "first" in compare(*units, percent=0.9)[1]
