@@ -71,11 +71,6 @@ def with_hint(
     typed = getattr(control_net, "typed_hints", {})
     if image is None and not typed:
         raise HintError("this control has no hint; connect an image to the image input.")
-    if image is not None and typed:
-        raise HintError(
-            "this ControlNet already holds its hints, from Union Hints; disconnect the image input, or Union "
-            "Hints."
-        )
     if getattr(control_net, "latent_format", None) is not None and vae is None:
         raise HintError(
             "this ControlNet reads its hint as a latent; connect the base model's VAE to the vae input."

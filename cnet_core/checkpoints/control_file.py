@@ -35,8 +35,8 @@ class ControlFile:
     must be given those of a UNet or of another ControlNet file; `join` makes one of the two. name_in_file:
     from LDM name to the file's own, for messages. network: makes the empty network, called like ControlNet.
     union_types: the kinds of hint that a union ControlNet takes, by their names in UNION_TYPES.
-    global_average_pooling: the file says that its residuals are to be averaged over the image (see
-    control.residuals.pooled).
+    global_average_pooling: whether its residuals are to be averaged over the image (see
+    control.residuals.pooled); None where the file does not say.
     """
 
     path: Path
@@ -50,7 +50,7 @@ class ControlFile:
     name_in_file: Callable[[str], str] = field(default=str, repr=False)
     network: Callable[..., ControlNet] = field(default=ControlNet, repr=False)
     union_types: tuple[str, ...] = ()
-    global_average_pooling: bool = False
+    global_average_pooling: bool | None = None
 
     @property
     def dtype(self) -> torch.dtype:

@@ -129,6 +129,11 @@ def _read_safetensors(path: Path) -> StateFile:
         return StateFile(path, load_file(path), metadata)
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged: {error}. Download it again.") from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be mapped into memory: {error}. Close other programs, or enlarge the "
+            "system's swap or paging file."
+        ) from error
 
 
 def _check_safetensors(path: Path) -> dict[str, str]:

@@ -58,9 +58,11 @@ def union_sizes(state: State) -> tuple[int, int, int]:
     return types, layers, embedded // types
 
 
-def global_average_pooling(metadata: Mapping[str, str]) -> bool:
-    """Whether the file says that each residual is to be replaced by its mean over the image."""
-    written = metadata.get(POOLING_KEY, "false")
+def global_average_pooling(metadata: Mapping[str, str]) -> bool | None:
+    """Whether each residual is to be replaced by its mean over the image; None if the file does not say."""
+    written = metadata.get(POOLING_KEY)
+    if written is None:
+        return None
     if written.lower() not in ("true", "false", "1", "0"):
         raise CheckpointError(f"its {POOLING_KEY} metadata is {written!r}; expected true or false")
     return written.lower() in ("true", "1")

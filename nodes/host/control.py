@@ -15,7 +15,7 @@ from torch import Tensor
 from ...cnet_core.control.hint import prepare_hint, spread
 from ...cnet_core.control.residuals import Residuals, pooled
 from ...cnet_core.control.rows import first_alike, index_of, pick
-from ...cnet_core.errors import ControlError
+from ...cnet_core.errors import ControlError, HintError
 from ...cnet_core.networks.blocks import Text
 from ...cnet_core.networks.config import UNetConfig
 from ...cnet_core.networks.protocol import Features
@@ -59,6 +59,11 @@ class Control(ResidualControl):
             self.typed_hints = dict(zip(self.typed_hints, hints, strict=True))
 
     def set_cond_hint(self, cond_hint: Tensor, *args: Any, **options: Any) -> "Control":
+        if self.typed_hints and all(cond_hint is not hint for hint in self.typed_hints.values()):
+            raise HintError(
+                "this ControlNet already holds its hints, from Union Hints; disconnect the image input, or "
+                "Union Hints. ComfyUI's own apply node needs an image: use Apply ControlNet (CNet)."
+            )
         return super().set_cond_hint(self.prepared(cond_hint), *args, **options)
 
     def prepared(self, hint: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 import comfy.controlnet
 import comfy.model_management
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -87,9 +88,8 @@ def load_control(
             weights or torch.float32, comfy.model_management.get_torch_device()
         )
         told = weights is not None and not (family.id == "hunyuan_dit" and cast)
-        control = loader(path, model_options={"dtype": weights} if told else {})
-        if control is None:
-            raise CheckpointError(f"{path} looks like a {family.name}, but the host could not load it.")
+        failed = CheckpointError(f"{path} looks like a {family.name}, but the host could not load it.")
+        control = _hosts(loader, path, failed, model_options={"dtype": weights} if told else {})
         refused = {
             "precision": weights is not None and weights not in _dtypes(control),
             "global_average_pooling": pooling == "on",
@@ -114,8 +114,15 @@ def _by_a_newer_host(path: str, unknown: CheckpointError) -> Any:
     """The control that the host makes of a file of no family that this pack knows; else that error."""
     if (loader := _hosts_loader()) is None:
         raise unknown
+    return _hosts(loader, path, unknown)
+
+
+def _hosts(loader: Any, path: str, unknown: CheckpointError, **options: Any) -> Any:
+    """The control that the host's loader makes; the error `unknown` where it makes none."""
     try:
-        control = loader(path)
+        control = loader(path, **options)
+    except torch.cuda.OutOfMemoryError:
+        raise
     except Exception as error:  # Loaders fail in many ways on what they do not know.
         raise CheckpointError(
             f"{unknown} ComfyUI's own loader fails on it: {printable(repr(error))}"
@@ -156,7 +163,12 @@ def load_native(
         control = Control(network)
         control.overlap = overlap
     stated = getattr(file, "global_average_pooling", False)
-    control.global_average_pooling = stated if pooling == "auto" else pooling == "on"
+    if pooling == "auto" and stated is None and "shuffle" in name.lower():
+        logging.warning(
+            f"{name} does not say whether its residuals are averaged over the picture. If it is the shuffle "
+            "ControlNet, set global_average_pooling to on."
+        )
+    control.global_average_pooling = bool(stated) if pooling == "auto" else pooling == "on"
     return control
 
 
@@ -166,6 +178,10 @@ def _network(
     weights, work, operations = place_of_work(file.dtype, precision)
     attention = attention_for(getattr(getattr(file, "config", None), "context_dim", 0))
     net = file.build(base, dtype=weights, operations=operations, attention=attention)
+    if getattr(comfy.utils, "DISABLE_MMAP", False) and file.needs != "unet":
+        # The host's --disable-mmap: nothing stays in the mapped file.
+        for weight in net.parameters():
+            weight.data = weight.data.clone()
     memory_format = torch.preserve_format
     if precision == FASTEST and (chosen := device_pace().fastest.memory_format) is torch.channels_last:
         memory_format = chosen

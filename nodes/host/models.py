@@ -151,7 +151,8 @@ def place_of_work(file_dtype: torch.dtype, precision: str = "auto") -> tuple[tor
         return weights, weights, comfy.ops.pick_operations(weights, None)
     supported = [torch.float16, torch.bfloat16, torch.float32]
     if weights is None:
-        weights = management.unet_dtype(supported_dtypes=supported, weight_dtype=file_dtype)
+        # -1, as the host says of its own control networks: large, to be kept as small as the device allows.
+        weights = management.unet_dtype(model_params=-1, supported_dtypes=supported, weight_dtype=file_dtype)
     cast = management.unet_manual_cast(weights, management.get_torch_device(), supported)
     return weights, cast or weights, comfy.ops.pick_operations(weights, cast)
 

@@ -82,7 +82,7 @@ def test_hints_of_any_number_of_channels(write, layout, channels):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     ("written", "pooling"),
-    [(None, False), ("True", True), ("true", True), ("1", True), ("False", False), ("0", False)],
+    [(None, None), ("True", True), ("true", True), ("1", True), ("False", False), ("0", False)],
 )
 def test_global_average_pooling_is_read_from_the_metadata(
     tmp_path, sd15_controlnet, layout, written, pooling

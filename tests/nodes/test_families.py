@@ -107,8 +107,12 @@ def test_union_hints_say_what_is_wrong(prompts, load, apply, call, hint):
         call("CNetUnionHints", control_net=union)
     with pytest.raises(Exception, match="hints of one kind only"):
         call("CNetUnionHints", control_net=load("shuffle"), canny=hint)
+    held = call("CNetUnionHints", control_net=union, canny=hint)
     with pytest.raises(Exception, match="already holds its hints"):
-        apply(prompts, call("CNetUnionHints", control_net=union, canny=hint), hint)
+        apply(prompts, held, hint)
+    # As the host's own apply node does.
+    with pytest.raises(Exception, match="already holds its hints"):
+        held.copy().set_cond_hint(hint.movedim(-1, 1), 1.0, (0.0, 1.0))
     with pytest.raises(Exception, match="connect an image"):
         apply(prompts, union, None)
 
@@ -121,6 +125,23 @@ def test_pooling_is_told_by_metadata_or_by_the_user(load, prompts, draw, apply, 
     assert stated.global_average_pooling and not off.global_average_pooling
     averaged = draw(**apply(prompts, stated, hint))
     assert not torch.equal(averaged, draw(**apply(prompts, off, hint)))
+
+
+def test_a_shuffle_file_that_states_no_pooling_is_named_in_the_log(load, folder, caplog):
+    silent = "control_v11e_sd15_Shuffle"
+    save_network(
+        randomised(ControlNet(BASE, hint_widths=WIDTHS), 5),
+        folder / f"{silent}.safetensors",
+        config_metadata(BASE),
+    )
+    assert not load(silent).global_average_pooling
+    (record,) = caplog.records
+    assert silent in record.getMessage() and "set global_average_pooling to on" in record.getMessage()
+    caplog.clear()
+    assert load(silent, global_average_pooling="on").global_average_pooling
+    load(silent, global_average_pooling="off")
+    load("shuffle")
+    assert not caplog.records
 
 
 # On the mini checkpoints

@@ -60,6 +60,25 @@ def test_a_precision_is_told_to_the_hosts_loader(load, for_flux, caplog):
     assert not caplog.records
 
 
+def test_what_the_hosts_loader_fails_on_is_named_with_its_family(load, for_flux, monkeypatch):
+    def fails(path, model_options={}):  # noqa: B006 (the host's signature)
+        raise KeyError("pos_embed.proj.weight")
+
+    monkeypatch.setattr(shims.controlnet, "load_controlnet", fails, raising=False)
+    with pytest.raises(ValueError, match=r"for_flux.*looks like a Flux ControlNet.*pos_embed\.proj\.weight"):
+        load("for_flux.safetensors")
+
+
+def test_without_mappings_a_network_keeps_nothing_of_its_file(load, monkeypatch):
+    mapped = {p.data_ptr() for p in load().network.net.parameters()}
+    monkeypatch.setattr(shims.utils, "DISABLE_MMAP", True, raising=False)
+    own = load(precision="fp32").network.net
+    assert not mapped & {p.data_ptr() for p in own.parameters()}
+    assert all(
+        torch.equal(a, b) for a, b in zip(own.parameters(), load().network.net.parameters(), strict=True)
+    )
+
+
 def test_settings_that_the_hosts_families_do_not_have_are_named_in_the_log(load, for_flux, caplog):
     load("for_flux.safetensors", global_average_pooling="on", compile=True, overlap=True)
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
