@@ -65,6 +65,12 @@ CONTROLNETS: tuple[Family, ...] = (
         mend=f"The Load Advanced ControlNet Model node {_ADVANCED}",
     ),
     Family(
+        "kolors",
+        "ControlNet for Kolors",
+        both(_diffusers_controlnet, has_all("encoder_hid_proj.weight")),
+        mend="The KolorsControlNetLoader node of the ComfyUI-Kolors-MZ pack takes it.",
+    ),
+    Family(
         "union",
         "union ControlNet",
         both(

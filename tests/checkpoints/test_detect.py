@@ -40,6 +40,11 @@ KEYS = {
         "down_blocks.0.resnets.0.spatial_res_block.conv1.weight",
         "down_blocks.0.resnets.0.temporal_res_block.conv1.weight",
     ],
+    ("kolors", "KolorsControlNetLoader"): [
+        "controlnet_cond_embedding.conv_in.weight",
+        "encoder_hid_proj.weight",
+        "add_embedding.linear_1.weight",
+    ],
     ("brushnet", "BrushNet Loader"): [
         "brushnet_down_blocks.0.weight",
         "time_embedding.linear_1.weight",
