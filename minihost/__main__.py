@@ -94,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
     for node_id, shown in result.ui.items():
         for text in shown.get("text", ()):
             print(f"{label(prompt, node_id)}: {text}", file=sys.stderr)
+    for why in result.blocked:
+        print(why, file=sys.stderr)
     for path in saved_paths(result.ui):
         print(path)
     print(f"Done in {time.perf_counter() - started:.1f} s.", file=sys.stderr)

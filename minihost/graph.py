@@ -24,10 +24,12 @@ Slots = list[list[Any]]
 
 @dataclass
 class Result:
-    """What a run gave: what output nodes show, by node id; and which nodes ran, in order."""
+    """What a run gave: what output nodes show, by node id; which nodes ran, in order; and of those that
+    another node kept from running the first ones, with the reason."""
 
     ui: dict[str, dict[str, Any]] = field(default_factory=dict)
     executed: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Done:
 
     slots: Slots
     ui: dict[str, Any] | None
+    # Why it did not run, where that was said.
+    blocked: list[str] = field(default_factory=list)
 
 
 class Executor:
@@ -72,6 +76,7 @@ class Executor:
                     self.cache[key] = self._execute(prompt, node_id, done, workflow)
                     result.executed.append(node_id)
                 done[node_id] = self.cache[key]
+                result.blocked += done[node_id].blocked
                 if done[node_id].ui is not None:
                     result.ui[node_id] = done[node_id].ui or {}
         used = set(keys.values())
@@ -121,18 +126,19 @@ class Executor:
             if spec.name in inputs:
                 value = inputs[spec.name]
                 values[spec.name] = done[str(value[0])].slots[value[1]] if is_link(value) else [value]
-        for blocker in (
-            one for given in values.values() for one in given if isinstance(one, ExecutionBlocker)
-        ):
-            raise NodeError(f"{label(prompt, node_id)}: Execution Blocked: {blocker.message}")
+        outputs, blocked = [], []
         try:
-            outputs = [
-                as_output(call(ready.execute, **nest(table, given)), schema)
-                for given in calls(values, schema.is_input_list)
-            ]
+            for given in calls(values, schema.is_input_list):
+                if (blocker := blocker_in(given, schema.is_input_list)) is None:
+                    outputs.append(as_output(call(ready.execute, **nest(table, given)), schema))
+                    continue
+                if blocker.message is not None:
+                    blocked.append(f"{label(prompt, node_id)}: Execution Blocked: {blocker.message}")
+                # The nodes behind do not run either, and need not say it again.
+                outputs.append(NodeOutput(*(silent(one) for one in schema.outputs)))
         except Exception as error:
             raise self._failed(prompt, node_id, error) from error
-        return collect(outputs, schema)
+        return collect(outputs, schema, blocked)
 
     def _failed(self, prompt: Prompt, node_id: str, error: Exception) -> NodeError:
         return NodeError(f"{label(prompt, node_id)}: {type(error).__name__}: {error}")
@@ -158,6 +164,17 @@ def calls(values: dict[str, list[Any]], as_lists: bool) -> list[dict[str, Any]]:
     return [{key: one[min(i, len(one) - 1)] for key, one in values.items()} for i in range(count)]
 
 
+def blocker_in(given: Mapping[str, Any], as_lists: bool) -> ExecutionBlocker | None:
+    """The first value of a call that keeps it from running."""
+    values = [one for items in given.values() for one in items] if as_lists else given.values()
+    return next((one for one in values if isinstance(one, ExecutionBlocker)), None)
+
+
+def silent(output: Any) -> Any:
+    """What an output of a node holds that did not run."""
+    return [ExecutionBlocker(None)] if output.is_output_list else ExecutionBlocker(None)
+
+
 def as_output(returned: Any, schema: Any) -> NodeOutput:
     """What execute() may return: a NodeOutput, a tuple of outputs, or nothing."""
     if returned is None:
@@ -173,7 +190,7 @@ def as_output(returned: Any, schema: Any) -> NodeOutput:
     return returned
 
 
-def collect(outputs: list[NodeOutput], schema: Any) -> Done:
+def collect(outputs: list[NodeOutput], schema: Any, blocked: list[str]) -> Done:
     """The values of all calls by output, and what they show, joined."""
     slots: Slots = [[] for _ in schema.outputs]
     shown: dict[str, list[Any]] = {}
@@ -185,4 +202,4 @@ def collect(outputs: list[NodeOutput], schema: Any) -> Done:
             has_ui = True
             for key, items in (output.ui if isinstance(output.ui, dict) else output.ui.as_dict()).items():
                 shown.setdefault(key, []).extend(items)
-    return Done(slots, shown if has_ui else None)
+    return Done(slots, shown if has_ui else None, blocked)

@@ -40,12 +40,21 @@ def read_workflow(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        text = _embedded(path) if path.suffix.lower() == ".png" else path.read_text(encoding="utf-8-sig")
-        found = json.loads(text)
+        if path.suffix.lower() != ".png":
+            return _parsed(path, path.read_text(encoding="utf-8-sig"))
+        texts = _embedded(path)
     except FileNotFoundError:
         raise WorkflowError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise WorkflowError(f"cannot read {path}: {error}") from None
+    found = _parsed(path, texts[0])
+    # What the host has run holds what is in the subgraphs.
+    return _parsed(path, texts[1]) if is_ui(found) and subgraphs(found) and len(texts) > 1 else found
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
     except RecursionError:
         raise WorkflowError(f"{path} is no workflow: it is nested too deeply") from None
     except ValueError as error:
@@ -62,7 +71,8 @@ def read_workflow(path: Path | str) -> dict[str, Any]:
     return found
 
 
-def _embedded(path: Path) -> str:
+def _embedded(path: Path) -> list[str]:
+    """The texts of a picture that hold its workflow: in UI format, in API format, or both in this order."""
     try:
         with Image.open(path) as picture:
             text = getattr(picture, "text", {})
@@ -72,9 +82,8 @@ def _embedded(path: Path) -> str:
         raise WorkflowError(
             f"cannot read the text in {path}: {error}; save the workflow as JSON instead"
         ) from None
-    for key in ("workflow", "prompt"):
-        if key in text:
-            return text[key]
+    if texts := [text[key] for key in ("workflow", "prompt") if key in text]:
+        return texts
     raise WorkflowError(
         f"{path} holds no workflow; pictures that a host saved do, unless the text was stripped"
     )
@@ -161,6 +170,16 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
+def subgraphs(workflow: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The nodes of a UI-format workflow that stand for graphs of their own, and would run."""
+    known = {one["id"] for one in (workflow.get("definitions") or {}).get("subgraphs") or []}
+    return [
+        node
+        for node in workflow["nodes"]
+        if node["type"] in known and node.get("mode") not in (MUTED, BYPASSED)
+    ]
+
+
 class Editor:
     """A UI-format workflow with its nodes and links by number."""
 
@@ -172,9 +191,7 @@ class Editor:
                 self.links[link["id"]] = (link["origin_id"], link["origin_slot"])
             else:
                 self.links[link[0]] = (link[1], link[2])
-        subgraphs = {one["id"] for one in (workflow.get("definitions") or {}).get("subgraphs") or []}
-        inside = [node for node in self.nodes.values() if node["type"] in subgraphs]
-        if inside:
+        if inside := subgraphs(workflow):
             named = ", ".join(name(node) for node in inside)
             raise WorkflowError(
                 f"minihost does not run subgraphs: unpack {named} in the editor and save again"
@@ -354,11 +371,16 @@ def _convert(node: Mapping[str, Any], editor: Editor, info: Mapping[str, Any]) -
     else:
         found = list(widgets(table, saved))
     inputs = {spec.name: _queued(spec, value) for spec, value in found}
+    specs = {spec.name: spec for spec, _ in found}
     for socket in node.get("inputs") or []:
         if socket.get("link") is None:
             continue
         source = editor.source(socket["link"])
-        if source is not None:
-            inputs[socket["name"]] = source[1]
+        if source is None:
+            continue
+        kind, brought = source
+        # The editor writes a primitive's value into the widget, and queues the widget.
+        spec = specs.get(socket["name"]) if kind == "value" else None
+        inputs[socket["name"]] = brought if spec is None else _queued(spec, brought)
     title = node.get("title") or info["display_name"] or node["type"]
     return {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}

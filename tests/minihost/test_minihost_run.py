@@ -120,6 +120,23 @@ def test_lists_run_a_node_once_per_item(nodes, tiny):
     assert shown(Executor(nodes).run(prompt), "9") == ["5", "6", "7"]
 
 
+def test_what_is_blocked_does_not_run_and_the_rest_does(nodes, tiny):
+    prompt = {
+        "1": {"class_type": "TinyMany", "inputs": {"count": 3}},
+        "2": {"class_type": "TinyGate", "inputs": {"number": ["1", 0]}},
+        "3": number(5, extra=["2", 0]),
+        "8": show(("3", 0)),
+        "9": show(("1", 0)),
+    }
+    result = Executor(nodes).run(prompt)
+    assert (shown(result, "8"), shown(result, "9")) == (["5", "7"], ["0", "1", "2"])
+    # Said once, by the first node that does not run.
+    assert result.blocked == ["node 3 (TinyNumber): Execution Blocked: 1 is odd"]
+    prompt["1"] = number(1)
+    result = Executor(nodes).run(prompt)
+    assert "8" not in result.ui and shown(result, "9") == ["1"]
+
+
 def test_a_failing_node_is_named_and_what_was_done_is_kept(nodes, tiny):
     executor = Executor(nodes)
     prompt = {"1": number(1), "2": number(99, extra=["1", 0]), "9": show(("2", 0))}

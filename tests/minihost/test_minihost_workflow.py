@@ -140,6 +140,14 @@ def test_reroutes_primitives_and_notes_leave_no_node(info):
     assert found["5"]["inputs"] == {"seed": 42, "extra": ["1", 0]}
 
 
+def test_a_primitives_text_is_queued_like_the_widgets_own(info):
+    nodes = [
+        node(1, "PrimitiveNode", ("a {red} dancer // note",)),
+        node(2, "CLIPTextEncode", ("b",), [("text", "STRING", 1)]),
+    ]
+    assert convert(nodes, info, [link(1, 1, 0, 2, 0)])["2"]["inputs"]["text"] == "a red dancer "
+
+
 def test_a_muted_node_takes_its_links_with_it(info):
     nodes = [node(1, "TinyNumber", mode=2), node(2, "TinyShow", (), [("value", "INT", 1)])]
     assert convert(nodes, info, [link(1, 1, 0, 2, 0)]) == {
@@ -190,6 +198,9 @@ def test_subgraphs_and_circles_of_reroutes_are_refused(info):
     inside = ui([node(1, "abc-123", title="Mine")]) | {"definitions": {"subgraphs": [{"id": "abc-123"}]}}
     with pytest.raises(WorkflowError, match=r"subgraphs: unpack node 1 'Mine'"):
         to_prompt(inside, info)
+    for mode in (2, 4):
+        inside["nodes"][0]["mode"] = mode
+        assert to_prompt(inside, info) == {}
     nodes = [
         node(1, "Reroute", (), [("", "*", 2)], ("*",)),
         node(2, "Reroute", (), [("", "*", 1)], ("*",)),
@@ -214,6 +225,14 @@ def test_files(tmp_path, picture_prompt):
     text.add_text("prompt", json.dumps(picture_prompt()))
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=text)
     assert read_workflow(tmp_path / "a.png") == picture_prompt()
+    # With a workflow of subgraphs, which the prompt holds unpacked.
+    for subgraphs, found in (([{"id": "abc"}], picture_prompt()), ([], ui([node(1, "abc")]))):
+        text = PngInfo()
+        text.add_text("prompt", json.dumps(picture_prompt()))
+        workflow = ui([node(1, "abc")]) | ({"definitions": {"subgraphs": subgraphs}} if subgraphs else {})
+        text.add_text("workflow", json.dumps(workflow))
+        Image.new("RGB", (4, 4)).save(tmp_path / "b.png", pnginfo=text)
+        assert read_workflow(tmp_path / "b.png") == json.loads(json.dumps(found))
     Image.new("RGB", (4, 4)).save(tmp_path / "bare.png")
     (tmp_path / "text.json").write_text("hello")
     (tmp_path / "list.json").write_text("[1, 2]")

@@ -9,6 +9,7 @@ import comfy.supported_models_base
 import folder_paths
 import torch
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 
 runs = []  # names of the nodes that ran, in order, for the tests to read
 
@@ -261,6 +262,16 @@ class TinyMany(io.ComfyNode):
         return io.NodeOutput(list(range(count)))
 
 
+class TinyGate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="TinyGate", inputs=[io.Int.Input("number")], outputs=[io.Int.Output("even")])
+
+    @classmethod
+    def execute(cls, number):
+        return io.NodeOutput(ExecutionBlocker(f"{number} is odd") if number % 2 else number)
+
+
 class TinyShow(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -311,4 +322,4 @@ class TinyCheck(io.ComfyNode):
 
 
 folder_paths.add_model_folder_path("tiny", __file__.rsplit("/", 1)[0])
-NODES = [TinyLoad, TinyApply, TinySum, TinyNumber, TinyChoice, TinyMany, TinyShow, TinyCheck]
+NODES = [TinyLoad, TinyApply, TinySum, TinyNumber, TinyChoice, TinyMany, TinyGate, TinyShow, TinyCheck]
