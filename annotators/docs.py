@@ -125,7 +125,7 @@ def _lines(annotator: Annotator) -> Iterator[str]:
         yield ""
         yield (
             "It also needs a Python package, in ComfyUI's environment: "
-            f"`python -m pip install '{requirement(annotator.extra)}'`."
+            f'`python -m pip install "{requirement(annotator.extra)}"`.'
         )
 
 

@@ -19,7 +19,7 @@ from ..registry import Annotation, Annotator
 
 EXTRA = "mediapipe"
 _INSTALL = (
-    "Install it beside the pack: python -m pip install 'mediapipe>=0.10.9,<0.10.22' (it needs numpy 1 and "
+    'Install it beside the pack: python -m pip install "mediapipe>=0.10.9,<0.10.22" (it needs numpy 1 and '
     "Python 3.12 or older)."
 )
 

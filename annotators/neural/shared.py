@@ -122,7 +122,7 @@ def transformers() -> Any:
     except ImportError as error:
         raise DependencyError(
             "this annotator's network comes from the library transformers, which is not installed. Install "
-            "the pack's extra of that name: pip install 'transformers>=4.44'."
+            'the pack\'s extra of that name: pip install "transformers>=4.44".'
         ) from error
     return transformers
 

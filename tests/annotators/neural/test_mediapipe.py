@@ -43,7 +43,7 @@ def photo() -> torch.Tensor:
 @both
 def test_without_mediapipe_the_error_says_what_to_install(annotator, monkeypatch):
     monkeypatch.setitem(sys.modules, "mediapipe", None)
-    with pytest.raises(DependencyError, match=r"not installed. Install .* 'mediapipe>=0\.10\.9,<0\.10\.22'"):
+    with pytest.raises(DependencyError, match=r'not installed. Install .* "mediapipe>=0\.10\.9,<0\.10\.22"'):
         run.annotate(annotator, torch.zeros(1, 8, 8, 3))
 
 
