@@ -216,7 +216,7 @@ def build(
         encoders.text_id,
         encoders.latent_scale,
     )
-    write_whole(folder / _MANIFEST, json.dumps(asdict(manifest), ensure_ascii=False, indent=1).encode())
+    write_whole(folder / _MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
     return Cache(folder)
 
 

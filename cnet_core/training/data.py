@@ -21,7 +21,7 @@ One folder holds the data, in one of these layouts:
       Paired by NAME, whatever the suffixes, subfolders included. Captions may also lie beside the images.
   NAME.png  NAME_hint.png  NAME.txt
       All in one folder. Other texts in it are no captions.
-  metadata.jsonl
+  metadata.jsonl, train.jsonl
       One JSON object a line: file_name, conditioning_image, text (paths from the folder).
   prompt.json
       One JSON object a line: source (the hint), target (the picture), prompt.
@@ -43,6 +43,7 @@ _FOLDERS = {
     ),
     "caption": ("captions", "caption", "text", "texts", "prompts"),
 }
+_LISTINGS = ("metadata.jsonl", "train.jsonl", "prompt.json")
 _HINT_ENDINGS = ("_hint", ".hint", "_cond", "_control", "_conditioning")
 _CAPTION_SUFFIXES = (".txt", ".caption")
 _COLUMNS = {
@@ -120,12 +121,8 @@ def read_folder(folder: str | Path) -> Dataset:
         what = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"{folder} {what}; expected a folder of training data.\n\n{LAYOUTS}")
     try:
-        if (folder / "metadata.jsonl").is_file():
-            dataset = _from_lines(folder, folder / "metadata.jsonl")
-        elif (folder / "prompt.json").is_file():
-            dataset = _from_lines(folder, folder / "prompt.json")
-        else:
-            dataset = _from_names(folder)
+        listing = next((folder / name for name in _LISTINGS if (folder / name).is_file()), None)
+        dataset = _from_names(folder) if listing is None else _from_lines(folder, listing)
     except PermissionError as error:
         raise DataError(f"{error.filename} cannot be opened: {error.strerror}. Check permissions.") from error
     if not dataset.pairs and not dataset.problems:
@@ -237,6 +234,13 @@ def _from_names(folder: Path) -> Dataset:
             problems.append(Problem("orphan", str(path), message, fatal=False))
         else:
             captions.add(stem, path)
+    if not captions.paths:
+        for path in sorted(p for p in folder.iterdir() if p.name == "metadata.csv" or p.suffix == ".jsonl"):
+            message = (
+                f"is not read, and there are no other captions. Make it {' or '.join(_LISTINGS)}, with a "
+                "JSON object a line, or take it away to train without captions."
+            )
+            problems.append(Problem("layout", str(path), message))
     return _paired(str(folder), images.paths, hints.paths, captions.paths, problems)
 
 

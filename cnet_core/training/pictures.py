@@ -49,6 +49,11 @@ def read_picture(path: Path) -> np.ndarray:
     with _opened(path) as opened:
         picture = ImageOps.exif_transpose(opened)
         picture.load()
+    if picture.mode == "F":
+        raise DataError(
+            f"{path} holds floating-point numbers, of which none says what is black and what is white. Save "
+            "it in 8 or 16 bits."
+        )
     if picture.mode.startswith("I"):
         # Pillow would clip these to 255 instead of scaling them.
         grey = np.clip(np.rint(np.asarray(picture, np.float64) / 257), 0, 255).astype(np.uint8)

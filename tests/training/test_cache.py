@@ -83,6 +83,14 @@ def test_a_second_run_encodes_nothing_and_changes_no_byte(dataset, encoders, tmp
     assert encoders.seen == [] and files(tmp_path) == before
 
 
+def test_a_caption_that_was_cut_inside_a_character_is_cached(dataset, encoders, tmp_path):
+    """Half an emoji, as JSON may hold it."""
+    images = torch.from_numpy(np.stack([pair.picture() for pair in dataset.pairs])).float() / 255
+    build(from_batch(images, images, ["a cat \ud83d"]), encoders, tmp_path, SMALL)
+    example = Cache(tmp_path).manifest.examples[0]
+    assert (Cache(tmp_path).text(example.text)[0] == len("a cat \ud83d")).all()
+
+
 def test_the_same_data_gives_the_same_files(dataset, tmp_path):
     for name in ("one", "two"):
         build(dataset, Counting(), tmp_path / name, SMALL)

@@ -111,13 +111,24 @@ def test_one_folder_of_files_with_endings(tmp_path):
     assert names(tmp_path) == [("a.png", "a_hint.png", "a"), ("b.png", "b_hint.png", "b")]
 
 
-def test_imagefolder_columns(tmp_path):
+@pytest.mark.parametrize("listing", ["metadata.jsonl", "train.jsonl"])
+def test_imagefolder_columns(tmp_path, listing):
     picture(tmp_path / "i" / "a.png")
     picture(tmp_path / "h" / "a.png")
     line = {"file_name": "i/a.png", "conditioning_image": "h/a.png", "text": "ä text"}
-    (tmp_path / "metadata.jsonl").write_text(json.dumps(line) + "\n", "utf-8")
+    (tmp_path / listing).write_text(json.dumps(line) + "\n", "utf-8")
     assert names(tmp_path) == [("a.png", "a.png", "ä text")]
     assert problems(tmp_path) == {}
+
+
+@pytest.mark.parametrize("listing", ["metadata.csv", "fill50k.jsonl"])
+def test_a_listing_that_is_not_read_is_an_error_where_there_are_no_captions(folder, listing):
+    (folder / listing).write_text("file_name,text\n0.png,a\n", "utf-8")
+    assert problems(folder) == {}
+    for text in (folder / "captions").iterdir():
+        text.unlink()
+    (problem,) = (one for one in read_folder(folder).problems if one.kind == "layout")
+    assert problem.fatal and listing in problem.where and "metadata.jsonl or train.jsonl" in problem.message
 
 
 def test_prompt_json_of_the_original_release(tmp_path):
@@ -330,6 +341,9 @@ def test_pictures_are_turned_laid_over_black_and_scaled_from_sixteen_bits(tmp_pa
     depth = np.array([[0, 257, 65535]], np.uint16)
     Image.fromarray(depth).save(tmp_path / "depth.png")
     assert read_picture(tmp_path / "depth.png")[0, :, 0].tolist() == [0, 1, 255]
+    Image.fromarray(np.array([[0, 0.5, 1]], np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(DataError, match=r"float\.tiff holds floating-point numbers.*8 or 16 bits"):
+        read_picture(tmp_path / "float.tiff")
 
 
 SIDES = st.integers(1, 4000)
