@@ -215,14 +215,13 @@ def _train(
     learner = Learner(base, trainable(base, settings, net), settings, Processes(device))
     prober = None if vae is None else Prober(base, source, settings, host.picture_decoder(model, vae))
     resume = resume and bool(States(folder / STATES, settings.keep).paths())
-    fit(learner, source, folder, resume, progress, prober=prober, say=progress.say)
-    if learner.step > settings.steps:
-        longer = (
-            f"The folder holds a training of {learner.step} steps, more than {settings.steps}: this is its "
-            "result, and nothing was trained. For a shorter one, choose another folder."
-        )
-        progress.say(longer)
-        said += f"\n{longer}"
+
+    def say(message: str) -> None:
+        nonlocal said
+        progress.say(message)
+        said += f"\n{message}"
+
+    fit(learner, source, folder, resume, progress, prober=prober, say=say)
     result = learner.result()
     # By its content, so that a file that is in use is never written over.
     path = folder / f"controlnet-{learner.step:08}-{checksum(result)[:8]}.safetensors"

@@ -15,7 +15,7 @@ from .encoders import MiniEncoders
 from .export import Format, result_metadata, save_result
 from .learner import Learner
 from .loop import STATES, check_identity, fit, identity
-from .plan import PLAN, Plan, add_flags
+from .plan import PLAN, Plan, add_flags, add_paths
 from .presets import estimate, preset
 from .probes import Prober
 from .processes import Processes, processes
@@ -83,6 +83,8 @@ def add_fit_commands(commands: Any) -> None:
     export.add_argument(
         "--dtype", choices=tuple(PRECISIONS), default="fp16", help="of the weights (default: %(default)s)"
     )
+    # What was moved since.
+    add_paths(export, "cache", "base", "init")
     export.set_defaults(run=_export)
 
 
@@ -223,7 +225,7 @@ def _prober(plan: Plan, ready: _Ready) -> Prober | None:
 
 
 def _export(flags: argparse.Namespace) -> int:
-    plan = Plan.remembered(flags.out, argparse.Namespace())
+    plan = Plan.remembered(flags.out, flags)
     ready = _ready(plan, Processes(), steps=False)
     state, problems = States(flags.out / STATES, ready.settings.keep).newest()
     for problem in problems:

@@ -154,6 +154,12 @@ class _Run:
         self.learner.restore(state)
         self.history = History.of(state)
         self.saved_step = state.step
+        if state.step >= self.settings.steps:
+            self.say(
+                f"{self.folder} holds a training of {state.step} steps already, and "
+                f"{self.settings.steps} were asked for: this is its result, and nothing was trained. Raise "
+                "the steps to go on with it, or choose another folder to begin anew."
+            )
 
     def steps(self) -> bool:
         learner, settings = self.learner, self.settings

@@ -131,9 +131,7 @@ def _toml(value: Any) -> str:
 def add_flags(parser: argparse.ArgumentParser, lasting: bool) -> None:
     """Add the flags of a training; with `lasting`, for one that is there already."""
     about = parser.add_argument_group("what to train on")
-    for name, text in _PATHS.items():
-        if name != "out" or not lasting:
-            about.add_argument(f"--{name}", type=Path, metavar=_KINDS[name], help=text)
+    add_paths(about, *(name for name in _PATHS if name != "out" or not lasting))
     about.add_argument("--device", metavar="NAME", help=_OTHERS["device"][1])
     about.add_argument("--tensorboard", action="store_true", default=None, help=_OTHERS["tensorboard"][1])
     if not lasting:
@@ -153,6 +151,12 @@ def add_flags(parser: argparse.ArgumentParser, lasting: bool) -> None:
         choices = [word for word in words if word] if words else None
         flag = f"--{one.name.replace('_', '-')}"
         how.add_argument(flag, type=value, choices=choices, metavar=metavar, help=text)
+
+
+def add_paths(parser: argparse._ActionsContainer, *names: str) -> None:
+    """Add the flags of some of a plan's files and folders."""
+    for name in names:
+        parser.add_argument(f"--{name}", type=Path, metavar=_KINDS[name], help=_PATHS[name])
 
 
 def flagged(flags: argparse.Namespace) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -47,7 +49,7 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
         if self.log is not None:
-            self.log.writer.close()
+            self.log.close()
 
 
 def _line(report: Report) -> str:
@@ -70,9 +72,16 @@ class TensorBoard:
                 "a log for TensorBoard needs tensorboard, which is not installed: python -m pip install "
                 "tensorboard (or: uv sync --extra training). Or train without --tensorboard."
             ) from error
-        self.writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
+        # Made when there is something to log: it voids what was logged before, and a training may be refused.
+        self.make: Callable[[], Any] = partial(SummaryWriter, str(folder), purge_step=step + 1)
+        self.writer: Any = None
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
 
     def add(self, report: Report) -> None:
+        self.writer = self.writer or self.make()
         if report.loss is not None:
             self.writer.add_scalar("loss", report.loss, report.step)
             self.writer.add_scalar("rate", report.rate, report.step)

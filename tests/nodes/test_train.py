@@ -174,9 +174,11 @@ def test_cancelled_and_run_again_it_ends_as_if_it_had_not_been(folders, train, m
     assert len(list((folders / "output" / "training" / "run" / "probes").iterdir())) == 3
 
 
-def test_run_again_a_finished_training_gives_what_it_gave_and_more_steps_go_on(folders, train):
+def test_run_again_a_finished_training_gives_what_it_gave_and_more_steps_go_on(folders, train, capsys):
     _, first, _ = train()
+    assert "nothing was trained" not in capsys.readouterr().err
     _, again, _ = train()
+    assert "nothing was trained" in capsys.readouterr().err
     assert first == again and len(results(folders)) == 1
     _, more, _ = train(steps=6)
     assert more["loss"][:4] == first["loss"] and len(more["loss"]) == 6
@@ -188,7 +190,7 @@ def test_a_training_that_is_longer_already_is_given_and_said(folders, train, cap
     capsys.readouterr()
     _, again, _ = train(steps=2)
     assert first == again and len(results(folders)) == 1
-    assert "holds a training of 3 steps, more than 2" in capsys.readouterr().err
+    assert "holds a training of 3 steps already, and 2 were asked for" in capsys.readouterr().err
 
 
 def test_a_training_is_not_mixed_with_another(train):

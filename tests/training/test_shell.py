@@ -5,6 +5,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,6 +165,17 @@ def test_export_writes_the_newest_state_in_the_format_asked_for(told, tmp_path, 
     assert str(newest) in said.err and "after 6 steps" in said.out
 
 
+def test_a_training_is_exported_after_its_cache_and_base_were_moved(told, tmp_path, capsys):
+    folder = tmp_path / "pose"
+    assert run("fit", *told) == 0
+    plan = read_toml(folder / PLAN)
+    moved = {name: Path(plan[name]).rename(tmp_path / f"moved_{name}") for name in ("cache", "base")}
+    assert run("export", folder) == 1
+    words = [word for name, path in moved.items() for word in (f"--{name}", path)]
+    assert run("export", folder, *words, "--to", tmp_path / "again.safetensors") == 0
+    assert same(dict(read_state_dict(tmp_path / "again.safetensors").tensors), result(folder))
+
+
 def test_a_training_of_several_processes_is_exported_by_one(told, tmp_path):
     folder = tmp_path / "pose"
     assert run("fit", *told) == 0
@@ -214,6 +226,10 @@ def test_tensorboard_reads_the_log(told, tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert run("fit", *told, "--tensorboard", "--steps", 4) == 0
     assert run("resume", tmp_path / "pose", "--steps", 6) == 0
+    log = events.EventAccumulator(str(tmp_path / "pose" / "tensorboard")).Reload()
+    assert [event.step for event in log.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    # Refused, and nothing that was logged is void.
+    assert run("fit", *told, "--tensorboard", "--steps", 4) == 1
     log = events.EventAccumulator(str(tmp_path / "pose" / "tensorboard")).Reload()
     assert [event.step for event in log.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
 
