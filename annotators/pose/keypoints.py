@@ -180,15 +180,15 @@ def _side(value: Any, where: str, given: int | None) -> int:
         value = given
     if value is None:
         raise PoseError(f"{where} is missing; say how large the picture was.")
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float | np.number)
-        or not 1 <= value <= LARGEST_SIDE
-    ):
+    if not _is_number(value) or not 1 <= value <= LARGEST_SIDE:
         raise PoseError(f"{where} is {value!r}; expected a whole number from 1 to {LARGEST_SIDE}.")
     if value != int(value):
         raise PoseError(f"{where} is {value!r}; expected a whole number.")
     return int(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _person(person: Any, where: str) -> np.ndarray:
@@ -220,7 +220,7 @@ def _triples(values: Any, where: str) -> np.ndarray:
         numbers.extend(value if isinstance(value, list | tuple | np.ndarray) else (value,))
     for place, number in enumerate(numbers):
         # What is no number compares with none.
-        real = isinstance(number, int | float | np.number) and not isinstance(number, bool)
+        real = _is_number(number)
         if not real or not -LARGEST_COORDINATE <= number <= LARGEST_COORDINATE:
             name = ("x", "y", "score")[place % 3]
             raise PoseError(
