@@ -61,7 +61,8 @@ def load_control(
     try:
         family = identify(file)
     except CheckpointError as unknown:
-        return _by_a_newer_host(path, unknown)
+        # A newer host may know it.
+        return _made_by_the_host(path, unknown)
     opened = None if family.open is None else family.open(file, family)
     for given, value, need in (
         ("model", model, "unet"),
@@ -80,8 +81,7 @@ def load_control(
         elif opened.needs == "controlnet" and base_control_net is not None:
             base = read_state_dict(controlnet_path(base_control_net)).tensors
         return load_native(opened, name, base, precision, pooling, compiled, overlap)
-    loader = _hosts_loader()
-    if family.kind == "host" and loader is not None:
+    if family.kind == "host" and _hosts_loader() is not None:
         weights = dtype_of(precision)
         # HunyuanDiT's network has layers that compute only in the precision of their weights.
         cast = comfy.model_management.unet_manual_cast(
@@ -89,7 +89,7 @@ def load_control(
         )
         told = weights is not None and not (family.id == "hunyuan_dit" and cast)
         failed = CheckpointError(f"{path} looks like a {family.name}, but the host could not load it.")
-        control = _hosts(loader, path, failed, model_options={"dtype": weights} if told else {})
+        control = _made_by_the_host(path, failed, model_options={"dtype": weights} if told else {})
         refused = {
             "precision": weights is not None and weights not in _dtypes(control),
             "global_average_pooling": pooling == "on",
@@ -110,25 +110,20 @@ def _hosts_loader() -> Any:
     return getattr(comfy.controlnet, "load_controlnet", None)
 
 
-def _by_a_newer_host(path: str, unknown: CheckpointError) -> Any:
-    """The control that the host makes of a file of no family that this pack knows; else that error."""
+def _made_by_the_host(path: str, otherwise: CheckpointError, **options: Any) -> Any:
+    """The control that the host's own loader makes of a file; the error `otherwise` where it makes none."""
     if (loader := _hosts_loader()) is None:
-        raise unknown
-    return _hosts(loader, path, unknown)
-
-
-def _hosts(loader: Any, path: str, unknown: CheckpointError, **options: Any) -> Any:
-    """The control that the host's loader makes; the error `unknown` where it makes none."""
+        raise otherwise
     try:
         control = loader(path, **options)
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # Loaders fail in many ways on what they do not know.
         raise CheckpointError(
-            f"{unknown} ComfyUI's own loader fails on it: {printable(repr(error))}"
+            f"{otherwise} ComfyUI's own loader fails on it: {printable(repr(error))}"
         ) from error
     if control is None:
-        raise unknown
+        raise otherwise
     return control
 
 
