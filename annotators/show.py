@@ -25,9 +25,10 @@ def fitted(
     for one in maps.split(1):
         colours = one if opaque else one[:, :-1]
         own = fit.kind_of(_rgb(colours)[0]) if kind == "auto" else kind
-        made.append(fit.fit(colours, size, mode, own))
+        parts = [fit.fit(colours, size, mode, own)]
         if not opaque:
-            made[-1] = torch.cat([made[-1], fit.fit(one[:, -1:], size, mode, "depth")], 1)
+            parts.append(fit.fit(one[:, -1:], size, mode, "depth"))
+        made.append(torch.cat(parts, 1))
     return torch.cat(made).movedim(1, -1).contiguous()
 
 
