@@ -6,10 +6,11 @@ is put together.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import mean, median
 from typing import Any
 
-from cnet_core.control.reuse import ECONOMIES, Reuse
+from cnet_core.control.reuse import ECONOMIES, EXACT, Reuse
 
 # What is timed: 0, 2 and 3 of these are computed.
 TIMED = Reuse("predicted", "uniform", share=0.6)
@@ -34,17 +35,31 @@ class Clocked:
         return [end - start for start, end in zip(self.times, self.times[1:], strict=False)]
 
 
+def alike(seconds: list[float]) -> dict[str, float]:
+    """Seconds of the first step of a run that is computed throughout, and of another one."""
+    first, *others = seconds
+    return {"first": first, "computed": mean(others)}
+
+
 def phases(seconds: list[float]) -> dict[str, float]:
     """Seconds of the first step, of another that is computed, and of one predicted from all that is kept."""
     first, *others = [seconds[i] for i in COMPUTED]
     return {"first": first, "computed": mean(others), "predicted": seconds[-1]}
 
 
+def whole(added: Mapping[str, float], reuse: Reuse) -> float:
+    """What a control adds to a step of a run, on average, given what it adds to each kind of step."""
+    computed = len(reuse.plan([i / RUN_STEPS for i in range(RUN_STEPS)]))
+    predicted = (RUN_STEPS - computed) * added.get("predicted", 0.0)
+    return (added["first"] + (computed - 1) * added["computed"] + predicted) / RUN_STEPS
+
+
 def shares(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """What each control adds to a step, as a share of the bare step, by number of controls.
 
-    found: "phases" by number of controls, a list for the rounds, 0 controls included; "built_in", where the
-    host has its own, seconds of a step. The figures are medians over the rounds.
+    found: by number of controls a list for the rounds, of `phases`, 0 controls included; likewise "exact"
+    and, where the host has its own, "built_in", of what `alike` gives. The figures are medians over the
+    rounds.
     """
     shares: dict[str, dict[str, float]] = {}
     for count, rounds in found["phases"].items():
@@ -54,15 +69,19 @@ def shares(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         for i, (own, bare) in enumerate(zip(rounds, found["phases"]["0"], strict=True)):
             # Without control all steps are alike, but for what the first does once.
             step = mean([bare["computed"], bare["predicted"]])
-            begun = {"first": bare["first"], "computed": step, "predicted": step}
-            each = {name: (own[name] - begun[name]) / step / int(count) for name in begun}
+            without = {"first": bare["first"], "computed": step, "predicted": step}
+            share = partial(_share, without, step * int(count))
+            economised, exact = share(own), share(found["exact"][count][i])
+            each = {name: economised[name] for name in ("computed", "predicted")}
             for name, reuse in ECONOMIES.items():
-                computed = len(reuse.plan([i / RUN_STEPS for i in range(RUN_STEPS)]))
-                whole = each["first"] + (computed - 1) * each["computed"]
-                each[name] = (whole + (RUN_STEPS - computed) * each["predicted"]) / RUN_STEPS
+                each[name] = whole(exact if reuse.exact else economised, reuse)
             if "built_in" in found:
-                each["built-in"] = (found["built_in"][count][i] - step) / step / int(count)
+                each["built-in"] = whole(share(found["built_in"][count][i]), EXACT)
             for name, value in each.items():
                 added.setdefault(name, []).append(value)
         shares[count] = {name: median(values) for name, values in added.items()}
     return shares
+
+
+def _share(without: Mapping[str, float], whole: float, seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: (value - without[name]) / whole for name, value in seconds.items()}

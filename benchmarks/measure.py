@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any, Protocol
 
 import torch
@@ -27,7 +26,7 @@ from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.unet import UNet
 
 from .__main__ import DTYPES
-from .economy import TIMED, TIMED_STEPS, Clocked, phases
+from .economy import TIMED, TIMED_STEPS, Clocked, alike, phases
 from .weights import BASES, FLOORS, Task, bytes_of, even_timesteps, random_task, write_networks
 
 KEPT = (
@@ -271,7 +270,8 @@ def stepping(
 def economising(implementations: Mapping[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Peak bytes and, for each round, seconds of the phases of an economised run, by number of controls.
 
-    Beside them the seconds of a step under the host's own controls, the first step left out.
+    Beside them the seconds of the first step and of others that are all computed, by our controls and by the
+    host's own.
     """
     from . import hosted
 
@@ -283,9 +283,9 @@ def economising(implementations: Mapping[str, Any], settings: dict[str, Any]) ->
     # The first run of each, which is not timed.
     peaks = {str(n): peak_bytes(partial(economised.sample, n, timesteps)) for n in counts}
     found: dict[str, Any] = {"peak_bytes": peaks, "phases": {n: [] for n in peaks}}
-    built_in = implementations.get("built-in")
-    if built_in is not None:
-        found["built_in"] = {n: [] for n in peaks if n != "0"}
+    peers = {"exact": ours, "built_in": implementations.get("built-in")}
+    peers = {name: peer for name, peer in peers.items() if peer is not None}
+    found |= {name: {n: [] for n in peaks if n != "0"} for name in peers}
 
     def clocked(implementation: Any, count: int, timesteps: list[int]) -> list[float]:
         clock = Clocked(CLOCKS[settings["clock"]])
@@ -296,8 +296,8 @@ def economising(implementations: Mapping[str, Any], settings: dict[str, Any]) ->
     for _ in range(settings["rounds"]):
         for count in counts:
             found["phases"][str(count)].append(phases(clocked(economised, count, timesteps)))
-            if built_in is not None and count:
-                found["built_in"][str(count)].append(mean(clocked(built_in, count, timesteps[:3])[1:]))
+            for name, peer in peers.items() if count else ():
+                found[name][str(count)].append(alike(clocked(peer, count, timesteps[:3])))
     return found
 
 

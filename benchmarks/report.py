@@ -28,9 +28,9 @@ from their files, too, with their weights and the mappings of files."""
 ECONOMY_NOTES = """\
 Added per control: as a share of the step without control ({clock} clock), medians over the rounds
 ({rounds}). A computed and a predicted step, timed one by one in runs of {steps_timed} steps; the predicted
-one is the last, from all the computed steps that are ever kept. exact, light and strong: the average over a
-run of {run} steps put together from these, its first step with all that is done once. Built-in: a step after
-the first. Peak memory: the most that torch's allocator gave out at once in such a run."""
+one is the last, from all the computed steps that are ever kept. All others: the average over a run of {run}
+steps put together from such steps, its first one with all that is done once; exact and built-in of runs that
+keep nothing. Peak memory: the most that torch's allocator gave out at once in an economised run."""
 LOAD_NOTES = """\
 Loading one ControlNet file of {gigabytes:.2f} GB (safetensors) from the system's cache ({clock} clock):
 until the loader returns, and until all its weights were read once. Memory: the most that torch held of it at

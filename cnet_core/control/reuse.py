@@ -13,14 +13,15 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby, pairwise
+from statistics import fmean as mean
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import ControlError
-from .rows import constants, index_of, pick
+from .rows import index_of, pick
 
 # How residuals between anchors come about: the highest degree of the polynomial through the last anchors.
 METHODS: dict[str, int] = {"exact": 0, "hold": 0, "predicted": 2}
@@ -221,11 +222,27 @@ class Kept:
         return cls(position, values, tuple(places.get(id(residual)) for residual in residuals))
 
     @cached_property
-    def spans(self) -> list[tuple[int, int]]:
-        """(start, length) of each residual in a row of values."""
-        return [
-            (place.start, place.shape.numel()) for place in dict.fromkeys(self.places) if place is not None
-        ]
+    def sizes(self) -> list[int]:
+        """How many values each residual has in a row."""
+        return [place.shape.numel() for place in dict.fromkeys(self.places) if place is not None]
+
+    def blocks(self, values: Tensor) -> Tensor:
+        """Values [n,N] that are laid out alike as [n,B,size], no block of which is of two residuals."""
+        return values.unflatten(1, (-1, math.gcd(*self.sizes)))
+
+    def squares(self, values: Tensor) -> Tensor:
+        """The sum [n,B] of the squares in each block, without a tensor of squares."""
+        return torch.linalg.vector_norm(self.blocks(values), dim=-1, dtype=_precision(values)).square()
+
+    def sums(self, *blocks: Tensor) -> list[list[list[float]]]:
+        """For each row, and each of some sums over its blocks [n,B], the sums over the residuals.
+
+        All residuals are reduced at once before: one by one takes a GPU longer to begin than to do.
+        """
+        size = math.gcd(*self.sizes)
+        spans = list(pairwise(end // size for end in accumulate(self.sizes, initial=0)))
+        rows = torch.stack(blocks, 1).tolist()
+        return [[[sum(own[start:end]) for start, end in spans] for own in row] for row in rows]
 
     def residuals(self, values: Tensor | None = None) -> list[Tensor | None]:
         """Views of the residuals, or of others that are laid out alike, [n,N] as [n,...]."""
@@ -302,7 +319,7 @@ class Memory:
             if anchors and anchors[-1].kept.places != kept.places:
                 # It says something else than before.
                 anchors.clear()
-        if kept.spans:
+        if kept.sizes:
             for places in self._groups(rows, position):
                 self._compare([rows[i] for i in places], kept, pick(kept.values, places))
         for i, row in enumerate(rows):
@@ -344,14 +361,13 @@ class Memory:
         if all(own == [0.0] * len(earlier) + [1.0] for own in weights):
             # At an anchor, what was computed there.
             return last
-        # fp16 is summed in fp32.
-        precision = torch.promote_types(last.dtype, torch.float32)
-        *factors, newest = (
-            constants(own, last.device, precision)[:, None] for own in zip(*weights, strict=True)
-        )
-        total = last * newest
-        for values, factor in zip(earlier, factors, strict=True):
-            total.addcmul_(values, factor)
+        total = last.to(_precision(last), copy=True)
+        start = 0
+        for (*factors, newest), alike in groupby(weights):
+            some = slice(start, start := start + len(list(alike)))
+            total[some].mul_(newest)
+            for values, factor in zip(earlier, factors, strict=True):
+                total[some].add_(values[some], alpha=factor)
         return total.to(last.dtype)
 
     def _steadiness(self, row: Hashable) -> float:
@@ -368,26 +384,25 @@ class Memory:
         earlier, later = (_values(column) for column in columns[-2:])
         first, last = (column[0].position for column in columns[-2:])
         ahead = (kept.position - last) / (last - first)
-        ways = []
-        for span in kept.spans:
-            one, two, now = (t.narrow(1, *span).float() for t in (earlier, later, values))
-            line, way = two - one, now - two
-            # A product of matrices so long and narrow takes a GPU a hundred times as long as this.
-            came, length, size = (line * way).sum(1), _square(line), _square(now)
-            ways.append(torch.stack([came, length]) / size.clamp_min(_TINY))
-        for row, came, length in zip(rows, *torch.stack(ways).mean(0).tolist(), strict=True):
+        line, way = later - earlier, values - later
+        along = kept.blocks(line.to(_precision(line)) * way).sum(-1)
+        sums = kept.sums(along, kept.squares(line), kept.squares(values))
+        for row, (*ways, sizes) in zip(rows, sums, strict=True):
+            came, length = (mean(map(_share, each, sizes)) for each in ways)
             so_far = self._came.get(row, (0.0, 0.0))
             self._came[row] = so_far[0] + came * ahead, so_far[1] + length * ahead**2
 
     def _space(self, rows: Sequence[Hashable], kept: Kept, values: Tensor) -> None:
         """Set the distances of the next anchors."""
-        predicted = self._together(rows, kept.position)
-        errors = [_error(predicted.narrow(1, *span), values.narrow(1, *span)) for span in kept.spans]
-        for row, error in zip(rows, torch.stack(errors).mean(0).tolist(), strict=True):
+        missed = self._together(rows, kept.position) - values
+        sums = kept.sums(kept.squares(missed), kept.squares(values))
+        for row, (errors, sizes) in zip(rows, sums, strict=True):
+            error = mean(math.sqrt(share) for share in map(_share, errors, sizes))
             anchors = self._rows[row]
             growth = (self.reuse.bound / max(error, 1e-9)) ** (1 / len(anchors))
             gap = (kept.position - anchors[-1].position) * min(growth, _GROWTH)
-            self._gaps[row] = int(min(max(gap, 1), _LONGEST))
+            # In this order what is not a number comes to 1.
+            self._gaps[row] = int(min(max(1, gap), _LONGEST))
 
 
 def _values(column: Sequence[Anchor]) -> Tensor:
@@ -395,13 +410,10 @@ def _values(column: Sequence[Anchor]) -> Tensor:
     return pick(column[0].kept.values, [anchor.row for anchor in column])
 
 
-def _square(values: Tensor) -> Tensor:
-    """The square of each row's length, without a tensor of squares."""
-    return values.norm(dim=1).square()
+def _precision(values: Tensor) -> torch.dtype:
+    """In which values are summed: fp32 at least."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
-def _error(predicted: Tensor, computed: Tensor) -> Tensor:
-    """Per row, the root mean square of the difference as a share of the computed one's."""
-    size = computed.float().norm(dim=1)
-    difference = (predicted.float() - computed.float()).norm(dim=1)
-    return difference / size.clamp_min(_TINY)
+def _share(part: float, whole: float) -> float:
+    return part / max(whole, _TINY)

@@ -96,10 +96,12 @@ def test_figures_of_economised_controls():
     """A run is put together of its first step, the other computed ones and the predicted ones."""
     bare = {"first": 5.0, "computed": 4.0, "predicted": 4.0}
     two = {"first": 9.0, "computed": 7.2, "predicted": 4.4}
-    economy = {"phases": {"0": [bare], "2": [two]}, "built_in": {"2": [8.0]}}
+    exact, built_in = {"first": 8.6, "computed": 7.0}, {"first": 9.8, "computed": 8.0}
+    economy = {"phases": {"0": [bare], "2": [two]}, "exact": {"2": [exact]}, "built_in": {"2": [built_in]}}
     (found,) = shares(economy).values()
-    expected = {"first": 0.5, "computed": 0.4, "predicted": 0.05, "built-in": 0.5}
-    expected["exact"] = (0.5 + 29 * 0.4) / 30
+    expected = {"computed": 0.4, "predicted": 0.05}
+    expected["exact"] = (0.45 + 29 * 0.375) / 30
+    expected["built-in"] = (0.6 + 29 * 0.5) / 30
     for name in ("light", "strong"):
         computed = len(ECONOMIES[name].plan([i / 30 for i in range(30)]))
         expected[name] = (0.5 + (computed - 1) * 0.4 + (30 - computed) * 0.05) / 30
