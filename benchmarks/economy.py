@@ -6,7 +6,6 @@ is put together.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from statistics import mean, median
 from typing import Any
 
@@ -16,6 +15,8 @@ from cnet_core.control.reuse import ECONOMIES, EXACT, Reuse
 TIMED = Reuse("predicted", "uniform", share=0.6)
 TIMED_STEPS = 5
 COMPUTED = TIMED.plan([i / TIMED_STEPS for i in range(TIMED_STEPS)])
+# Of controls that keep nothing, all steps but the first are alike.
+ALIKE_STEPS = 3
 # What a run is put together for.
 RUN_STEPS = 30
 
@@ -47,11 +48,11 @@ def phases(seconds: list[float]) -> dict[str, float]:
     return {"first": first, "computed": mean(others), "predicted": seconds[-1]}
 
 
-def whole(added: Mapping[str, float], reuse: Reuse) -> float:
-    """What a control adds to a step of a run, on average, given what it adds to each kind of step."""
+def per_step(seconds: Mapping[str, float], reuse: Reuse = EXACT) -> float:
+    """Seconds of a step, on average over a run, given those of each kind of step."""
     computed = len(reuse.plan([i / RUN_STEPS for i in range(RUN_STEPS)]))
-    predicted = (RUN_STEPS - computed) * added.get("predicted", 0.0)
-    return (added["first"] + (computed - 1) * added["computed"] + predicted) / RUN_STEPS
+    whole = seconds["first"] + (computed - 1) * seconds["computed"]
+    return (whole + (RUN_STEPS - computed) * seconds.get("predicted", 0.0)) / RUN_STEPS
 
 
 def shares(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -69,19 +70,14 @@ def shares(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         for i, (own, bare) in enumerate(zip(rounds, found["phases"]["0"], strict=True)):
             # Without control all steps are alike, but for what the first does once.
             step = mean([bare["computed"], bare["predicted"]])
-            without = {"first": bare["first"], "computed": step, "predicted": step}
-            share = partial(_share, without, step * int(count))
-            economised, exact = share(own), share(found["exact"][count][i])
-            each = {name: economised[name] for name in ("computed", "predicted")}
+            begun = per_step({"first": bare["first"], "computed": step})
+            exact = found["exact"][count][i]
+            costs = {name: own[name] - step for name in ("computed", "predicted")}
             for name, reuse in ECONOMIES.items():
-                each[name] = whole(exact if reuse.exact else economised, reuse)
+                costs[name] = per_step(exact if reuse.exact else own, reuse) - begun
             if "built_in" in found:
-                each["built-in"] = whole(share(found["built_in"][count][i]), EXACT)
-            for name, value in each.items():
-                added.setdefault(name, []).append(value)
+                costs["built-in"] = per_step(found["built_in"][count][i]) - begun
+            for name, cost in costs.items():
+                added.setdefault(name, []).append(cost / step / int(count))
         shares[count] = {name: median(values) for name, values in added.items()}
     return shares
-
-
-def _share(without: Mapping[str, float], whole: float, seconds: Mapping[str, float]) -> dict[str, float]:
-    return {name: (value - without[name]) / whole for name, value in seconds.items()}

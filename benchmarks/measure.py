@@ -26,7 +26,7 @@ from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.unet import UNet
 
 from .__main__ import DTYPES
-from .economy import TIMED, TIMED_STEPS, Clocked, alike, phases
+from .economy import ALIKE_STEPS, TIMED, TIMED_STEPS, Clocked, alike, phases
 from .weights import BASES, FLOORS, Task, bytes_of, even_timesteps, random_task, write_networks
 
 KEPT = (
@@ -285,7 +285,10 @@ def economising(implementations: Mapping[str, Any], settings: dict[str, Any]) ->
     found: dict[str, Any] = {"peak_bytes": peaks, "phases": {n: [] for n in peaks}}
     peers = {"exact": ours, "built_in": implementations.get("built-in")}
     peers = {name: peer for name, peer in peers.items() if peer is not None}
-    found |= {name: {n: [] for n in peaks if n != "0"} for name in peers}
+    for name, peer in peers.items():
+        found[name] = {str(n): [] for n in counts if n}
+        for n in filter(None, counts):
+            peer.sample(n, CHECKED)
 
     def clocked(implementation: Any, count: int, timesteps: list[int]) -> list[float]:
         clock = Clocked(CLOCKS[settings["clock"]])
@@ -297,7 +300,7 @@ def economising(implementations: Mapping[str, Any], settings: dict[str, Any]) ->
         for count in counts:
             found["phases"][str(count)].append(phases(clocked(economised, count, timesteps)))
             for name, peer in peers.items() if count else ():
-                found[name][str(count)].append(alike(clocked(peer, count, timesteps[:3])))
+                found[name][str(count)].append(alike(clocked(peer, count, timesteps[:ALIKE_STEPS])))
     return found
 
 

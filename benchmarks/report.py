@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from .economy import RUN_STEPS, TIMED_STEPS, shares
+from .economy import ALIKE_STEPS, RUN_STEPS, TIMED_STEPS, shares
 
 # Seconds per step by number of controls, one figure for each round.
 Seconds = Mapping[str, list[float]]
@@ -29,8 +29,10 @@ ECONOMY_NOTES = """\
 Added per control: as a share of the step without control ({clock} clock), medians over the rounds
 ({rounds}). A computed and a predicted step, timed one by one in runs of {steps_timed} steps; the predicted
 one is the last, from all the computed steps that are ever kept. All others: the average over a run of {run}
-steps put together from such steps, its first one with all that is done once; exact and built-in of runs that
-keep nothing. Peak memory: the most that torch's allocator gave out at once in an economised run."""
+steps put together from such steps, its first one with all that is done once; exact and built-in of runs of
+{steps_alike}, which keep nothing. Peak memory: the most that torch's allocator gave out at once in an
+economised run."""
+ECONOMY_STEPS = {"steps_timed": TIMED_STEPS, "steps_alike": ALIKE_STEPS, "run": RUN_STEPS}
 LOAD_NOTES = """\
 Loading one ControlNet file of {gigabytes:.2f} GB (safetensors) from the system's cache ({clock} clock):
 until the loader returns, and until all its weights were read once. Memory: the most that torch held of it at
@@ -100,7 +102,7 @@ def table(report: dict[str, Any]) -> str:
         notes.append(MEMORY_NOTES)
     if "economy" in report:
         blocks.append(economy(report))
-        notes.append(ECONOMY_NOTES.format(**settings, steps_timed=TIMED_STEPS, run=RUN_STEPS))
+        notes.append(ECONOMY_NOTES.format(**settings, **ECONOMY_STEPS))
     if "load" in report:
         blocks.append(loads(report))
         notes.append(LOAD_NOTES.format(**settings, gigabytes=report["load"]["file_bytes"] / 1e9))

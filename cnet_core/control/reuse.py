@@ -13,8 +13,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, groupby, pairwise
-from statistics import fmean as mean
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import torch
@@ -226,23 +225,26 @@ class Kept:
         """How many values each residual has in a row."""
         return [place.shape.numel() for place in dict.fromkeys(self.places) if place is not None]
 
-    def blocks(self, values: Tensor) -> Tensor:
-        """Values [n,N] that are laid out alike as [n,B,size], no block of which is of two residuals."""
-        return values.unflatten(1, (-1, math.gcd(*self.sizes)))
+    @cached_property
+    def block(self) -> int:
+        """The size of equal blocks of a row, none of which is of two residuals."""
+        return math.gcd(*self.sizes)
 
-    def squares(self, values: Tensor) -> Tensor:
-        """The sum [n,B] of the squares in each block, without a tensor of squares."""
-        return torch.linalg.vector_norm(self.blocks(values), dim=-1, dtype=_precision(values)).square()
+    def lengths(self, values: Tensor, origin: Tensor | None = None) -> Tensor:
+        """The length [n,B] of each block of values [n,N] laid out alike, or of the way there from others."""
+        precision = _precision(values)
+        if origin is not None:
+            values = values.to(precision, copy=True).sub_(origin)
+        return torch.linalg.vector_norm(values.unflatten(1, (-1, self.block)), dim=-1, dtype=precision)
 
-    def sums(self, *blocks: Tensor) -> list[list[list[float]]]:
-        """For each row, and each of some sums over its blocks [n,B], the sums over the residuals.
+    def squares(self, *lengths: Tensor) -> Tensor:
+        """Of lengths [n,B] of blocks the squared lengths of the residuals, [len(lengths),n,R] on the CPU.
 
-        All residuals are reduced at once before: one by one takes a GPU longer to begin than to do.
+        By blocks, because a GPU takes longer to begin on each residual by itself than to reduce them all.
         """
-        size = math.gcd(*self.sizes)
-        spans = list(pairwise(end // size for end in accumulate(self.sizes, initial=0)))
-        rows = torch.stack(blocks, 1).tolist()
-        return [[[sum(own[start:end]) for start, end in spans] for own in row] for row in rows]
+        blocks = torch.stack(lengths).cpu().double().square()
+        parts = blocks.split([size // self.block for size in self.sizes], -1)
+        return torch.stack([part.sum(-1) for part in parts], -1)
 
     def residuals(self, values: Tensor | None = None) -> list[Tensor | None]:
         """Views of the residuals, or of others that are laid out alike, [n,N] as [n,...]."""
@@ -384,20 +386,23 @@ class Memory:
         earlier, later = (_values(column) for column in columns[-2:])
         first, last = (column[0].position for column in columns[-2:])
         ahead = (kept.position - last) / (last - first)
-        line, way = later - earlier, values - later
-        along = kept.blocks(line.to(_precision(line)) * way).sum(-1)
-        sums = kept.sums(along, kept.squares(line), kept.squares(values))
-        for row, (*ways, sizes) in zip(rows, sums, strict=True):
-            came, length = (mean(map(_share, each, sizes)) for each in ways)
+        line, way, both, size = kept.squares(
+            kept.lengths(later, earlier),
+            kept.lengths(values, later),
+            kept.lengths(values, earlier),
+            kept.lengths(values),
+        )
+        # |a + b|^2 = |a|^2 + 2ab + |b|^2: a product of its own would need memory, or a matrix product, which
+        # takes a GPU long where one side is so long and the other so short.
+        for row, came, length in zip(rows, *_shares(size, (both - line - way) / 2, line), strict=True):
             so_far = self._came.get(row, (0.0, 0.0))
             self._came[row] = so_far[0] + came * ahead, so_far[1] + length * ahead**2
 
     def _space(self, rows: Sequence[Hashable], kept: Kept, values: Tensor) -> None:
         """Set the distances of the next anchors."""
-        missed = self._together(rows, kept.position) - values
-        sums = kept.sums(kept.squares(missed), kept.squares(values))
-        for row, (errors, sizes) in zip(rows, sums, strict=True):
-            error = mean(math.sqrt(share) for share in map(_share, errors, sizes))
+        predicted = self._together(rows, kept.position)
+        missed, size = kept.squares(kept.lengths(values, predicted), kept.lengths(values))
+        for row, error in zip(rows, *_shares(size.sqrt(), missed.sqrt()), strict=True):
             anchors = self._rows[row]
             growth = (self.reuse.bound / max(error, 1e-9)) ** (1 / len(anchors))
             gap = (kept.position - anchors[-1].position) * min(growth, _GROWTH)
@@ -415,5 +420,6 @@ def _precision(values: Tensor) -> torch.dtype:
     return torch.promote_types(values.dtype, torch.float32)
 
 
-def _share(part: float, whole: float) -> float:
-    return part / max(whole, _TINY)
+def _shares(size: Tensor, *parts: Tensor) -> list[list[float]]:
+    """Of each part [n,R] the mean share of the size [n,R], by row."""
+    return [(part / size.clamp_min(_TINY)).mean(-1).tolist() for part in parts]

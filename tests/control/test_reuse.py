@@ -179,21 +179,57 @@ def test_weights_sum_to_one_and_are_exact_at_the_last_anchor(anchors, ahead, ste
     assert weights_at(anchors, anchors[-1], steadiness) == [0.0] * (len(anchors) - 1) + [1.0]
 
 
+@pytest.mark.parametrize("spacing", ["uniform", "adaptive"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_are_told_apart_in_whatever_company_they_come(dtype):
+def test_rows_are_told_apart_in_whatever_company_they_come(dtype, spacing):
     """Rows computed together, apart and in another order are predicted alike, to the last bit."""
-    reuse = Reuse("predicted", "uniform", 0.5)
+    reuse = Reuse("predicted", spacing, 0.5)
     together, apart = Memory(reuse, even(8)), Memory(reuse, even(8))
+    # Residuals that have no size in common.
+    shapes = (4, 3), (5, 1), (7, 2)
+
+    def joined(names, rows):
+        return [None, *(torch.cat([rows[name][i] for name in names]) for i in range(len(shapes)))]
+
     for position in (0.0, 2.0, 4.0):
-        rows = {name: torch.randn(1, 4, 3, dtype=dtype) for name in "abc"}
-        together.keep("abc", position, [torch.cat([*rows.values()]), None])
+        rows = {name: [torch.randn(1, *shape, dtype=dtype) for shape in shapes] for name in "abc"}
+        together.keep("abc", position, joined("abc", rows))
         order = "cab" if position else "bac"
-        apart.keep(order[:2], position, [torch.cat([rows[name] for name in order[:2]]), None])
-        apart.keep(order[2:], position, [rows[order[2:]], None])
+        for some in (order[:2], order[2:]):
+            apart.keep(some, position, joined(some, rows))
     for order in ("abc", "cba", "b"):
-        (one, nothing), (other, _) = together.said(order, 5.0), apart.said(order, 5.0)
+        (nothing, *own), (_, *others) = together.said(order, 5.0), apart.said(order, 5.0)
         assert nothing is None
-        assert one.dtype == dtype and torch.equal(one, other)
+        for one, other in zip(own, others, strict=True):
+            assert one.dtype == dtype and torch.equal(one, other)
+    assert [together.due(name, 5.0) for name in "abc"] == [apart.due(name, 5.0) for name in "abc"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_how_far_to_go_on_is_the_mean_over_the_residuals_whatever_their_size(dtype):
+    """Each counts alike, by shares of its own size, however many values it has."""
+    memory = Memory(Reuse("predicted", "uniform", 1.0), even(4))
+    for position, (large, small) in enumerate([(1.0, 1.0), (3.0, 3.0), (5.0, 2.0)]):
+        residuals = [torch.full((1, 30), large, dtype=dtype), torch.full((1, 4), small, dtype=dtype)]
+        memory.keep(["row"], float(position), residuals)
+    # The large one goes on as it went, the small one turns back.
+    came, length = (4 / 25 - 2 / 4) / 2, (4 / 25 + 4 / 4) / 2
+    assert memory._steadiness("row") == pytest.approx(came / length, rel=1e-5)
+
+
+def test_residuals_beyond_half_precisions_differences_are_predicted():
+    memory = Memory(Reuse("predicted", "uniform", 1.0), even(4))
+    for position, value in enumerate([-40000.0, 40000.0, 42000.0]):
+        memory.keep(["row"], float(position), [torch.tensor([[value, 1.0]], dtype=torch.float16)])
+    assert memory.said(["row"], 2.5)[0].isfinite().all()
+
+
+def test_adaptive_anchors_go_on_where_a_network_fails():
+    """What comes of such a picture is the host's to show."""
+    memory = Memory(Reuse("predicted", "adaptive"), even(4))
+    for position, value in enumerate([1.0, math.nan, math.inf, 1.0]):
+        assert memory.due("row", float(position))
+        memory.keep(["row"], float(position), [torch.tensor([[value, 1.0]])])
 
 
 def test_of_a_tensor_at_several_places_the_prediction_stands_there_too():
