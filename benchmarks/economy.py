@@ -44,8 +44,7 @@ def alike(seconds: list[float]) -> dict[str, float]:
 
 def phases(seconds: list[float]) -> dict[str, float]:
     """Seconds of the first step, of another that is computed, and of one predicted from all that is kept."""
-    first, *others = [seconds[i] for i in COMPUTED]
-    return {"first": first, "computed": mean(others), "predicted": seconds[-1]}
+    return {**alike([seconds[i] for i in COMPUTED]), "predicted": seconds[-1]}
 
 
 def per_step(seconds: Mapping[str, float], reuse: Reuse = EXACT) -> float:
