@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -188,42 +188,38 @@ class Course:
         return float(step) if abs(position - step) < _SAME else position
 
 
-class Place(NamedTuple):
-    """Where a residual begins in a row of values, and its shape without the rows."""
-
-    start: int
-    shape: torch.Size
-
-
 @dataclass(frozen=True, eq=False)
 class Kept:
     """What was computed for some rows at a position.
 
-    values: [rows,N], all residuals end to end, so that one kernel does for all of them. places: of each
-    residual, None where there is none; a tensor that stands at several places is kept once.
+    values: [rows,N], all residuals end to end, so that one kernel does for all of them. shapes: of each
+    without the rows, in this order. places: for each residual its number among these, None where there is
+    none; a tensor that stands at several places is kept once.
     """
 
     position: float
     values: Tensor = field(repr=False)
-    places: tuple[Place | None, ...]
+    shapes: tuple[torch.Size, ...]
+    places: tuple[int | None, ...]
 
     @classmethod
     def of(cls, position: float, rows: int, residuals: Sequence[Tensor | None]) -> "Kept":
         """A copy of residuals [rows,...] of one precision and device."""
         present = {id(residual): residual for residual in residuals if residual is not None}
         parts = [residual.flatten(1) for residual in present.values()]
-        starts = [0, *accumulate(part.shape[1] for part in parts)]
-        places = {
-            key: Place(start, residual.shape[1:])
-            for (key, residual), start in zip(present.items(), starts, strict=False)
-        }
         values = torch.cat(parts, 1) if parts else torch.empty(rows, 0)
-        return cls(position, values, tuple(places.get(id(residual)) for residual in residuals))
+        numbers = {key: number for number, key in enumerate(present)}
+        shapes = tuple(residual.shape[1:] for residual in present.values())
+        return cls(position, values, shapes, tuple(numbers.get(id(residual)) for residual in residuals))
+
+    def alike(self, other: "Kept") -> bool:
+        """Whether another is laid out as this one."""
+        return (self.shapes, self.places) == (other.shapes, other.places)
 
     @cached_property
     def sizes(self) -> list[int]:
         """How many values each residual has in a row."""
-        return [place.shape.numel() for place in dict.fromkeys(self.places) if place is not None]
+        return [shape.numel() for shape in self.shapes]
 
     @cached_property
     def block(self) -> int:
@@ -243,17 +239,14 @@ class Kept:
         By blocks, because a GPU takes longer to begin on each residual by itself than to reduce them all.
         """
         blocks = torch.stack(lengths).cpu().double().square()
-        parts = blocks.split([size // self.block for size in self.sizes], -1)
-        return torch.stack([part.sum(-1) for part in parts], -1)
+        counts = torch.tensor([size // self.block for size in self.sizes])
+        return torch.segment_reduce(blocks, "sum", lengths=counts.expand(*blocks.shape[:-1], -1), axis=-1)
 
     def residuals(self, values: Tensor | None = None) -> list[Tensor | None]:
         """Views of the residuals, or of others that are laid out alike, [n,N] as [n,...]."""
         whole = self.values if values is None else values
-        views = {
-            place: whole.narrow(1, place.start, place.shape.numel()).unflatten(1, place.shape)
-            for place in self.places
-            if place is not None
-        }
+        parts = whole.split(self.sizes, 1)
+        views = [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
         return [None if place is None else views[place] for place in self.places]
 
 
@@ -318,7 +311,7 @@ class Memory:
         kept = Kept.of(position, len(rows), residuals)
         for row in rows:
             anchors = self._rows.setdefault(row, deque(maxlen=self.reuse.kept))
-            if anchors and anchors[-1].kept.places != kept.places:
+            if anchors and not kept.alike(anchors[-1].kept):
                 # It says something else than before.
                 anchors.clear()
         if kept.sizes:

@@ -66,15 +66,18 @@ def timestep_embedding(timesteps: Tensor, width: int, dtype: torch.dtype) -> Ten
 
 
 class ResBlock(nn.Module):
-    """Two normalised convolutions with the timestep added between them, plus the identity."""
+    """Two normalised convolutions with the timestep added between them, plus the identity.
+
+    emb: the timestep embedding after its last activation, which is the same for all blocks.
+    """
 
     def __init__(self, cin: int, cout: int, emb_width: int, build: Build):
         super().__init__()
         self.in_layers = nn.Sequential(build.group_norm(cin), nn.SiLU(), build.conv(cin, cout, 3))
-        self.emb_layers = nn.Sequential(nn.SiLU(), build.linear(emb_width, cout))
-        # Dropout keeps the LDM key numbers: the convolution is out_layers.3.
+        # What does nothing keeps the LDM key numbers: the release has the activation, and dropout, there.
+        self.emb_layers = nn.Sequential(nn.Identity(), build.linear(emb_width, cout))
         self.out_layers = nn.Sequential(
-            build.group_norm(cout), nn.SiLU(), nn.Dropout(0.0), build.conv(cout, cout, 3)
+            build.group_norm(cout), nn.SiLU(), nn.Identity(), build.conv(cout, cout, 3)
         )
         self.skip_connection = nn.Identity() if cin == cout else build.conv(cin, cout, 1)
 
@@ -120,7 +123,7 @@ class CrossAttention(nn.Module):
         self.to_q = build.linear(channels, channels, bias=False)
         self.to_k = build.linear(context_dim, channels, bias=False)
         self.to_v = build.linear(context_dim, channels, bias=False)
-        self.to_out = nn.Sequential(build.linear(channels, channels), nn.Dropout(0.0))
+        self.to_out = nn.Sequential(build.linear(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor | KeysValues | None = None) -> Tensor:
         context = x if context is None else context
@@ -144,9 +147,7 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int, build: Build):
         super().__init__()
         inner = 4 * channels
-        self.net = nn.Sequential(
-            GEGLU(channels, inner, build), nn.Dropout(0.0), build.linear(inner, channels)
-        )
+        self.net = nn.Sequential(GEGLU(channels, inner, build), nn.Identity(), build.linear(inner, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -235,7 +236,7 @@ class Upsample(nn.Module):
 
 @dataclass
 class Inputs:
-    """What the blocks read beside the features: timestep embedding and text."""
+    """What the blocks read beside the features: timestep embedding, activated, and text."""
 
     emb: Tensor
     context: Tensor | Text

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..control.residuals import Residuals
@@ -95,7 +96,8 @@ class Encoder(nn.Module):
         y: Tensor | None,
         addition: Tensor | None = None,
     ) -> Inputs:
-        """Timestep (and vector condition `y`) as one embedding [B,4*model_channels], beside the text.
+        """Timestep (and vector condition `y`) as one embedding [B,4*model_channels], activated, beside the
+        text.
 
         addition: a network's own, [B,4*model_channels].
         """
@@ -109,7 +111,7 @@ class Encoder(nn.Module):
                     f"{found}"
                 )
             emb = emb + self.label_emb(y.to(x.dtype))
-        return Inputs(emb, context)
+        return Inputs(F.silu(emb), context)
 
 
 class UNet(Encoder):

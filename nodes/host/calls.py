@@ -39,7 +39,7 @@ class Call:
     def batch(self) -> int:
         return self.x.shape[0] // self.chunks
 
-    @property
+    @cached_property
     def sigma(self) -> float:
         key = self.options.get("sigmas", self.t)
         if key not in _SIGMAS:
