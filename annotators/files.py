@@ -28,7 +28,10 @@ def collect(inputs: Sequence[str], output: Path) -> list[tuple[Path, Path]]:
     """
     found: dict[Path, Path] = {}
     for given in inputs:
-        files = [(file, below) for file, below in _named(given) if not _lies_in(file, output)]
+        named = _named(given)
+        files = [(file, below) for file, below in named if not _lies_in(file, output)]
+        if not files and named:
+            raise AnnotatorError(f"{given} lies in the output folder, {output}; choose another one.")
         if not files:
             raise AnnotatorError(f"{given} names no picture ({', '.join(SUFFIXES)}).")
         for file, below in files:

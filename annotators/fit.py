@@ -228,11 +228,19 @@ _RESIZERS: dict[Kind, Callable[[Tensor, Size], Tensor]] = {
 
 
 def _border(maps: Tensor, kind: Kind) -> Tensor:
-    """The colour [B,C] around maps [B,C,H,W]: the median of each channel along their edges; of areas the most
-    frequent colour, for a median might be that of no area; black around lines and skeletons."""
+    """The colour [B,C] around maps [B,C,H,W]: the median of each channel along their edges, of normals at
+    their length; of areas the most frequent colour, for a median might be that of no area; black around lines
+    and skeletons."""
     if kind in ("lines", "soft", "skeleton"):
         return maps.new_zeros(maps.shape[:2])
     edges = torch.cat([maps[..., 0, :], maps[..., -1, :], maps[..., 0], maps[..., -1]], -1)
+    if kind == "normals":
+        middle = edges.median(-1).values * 2 - 1
+        length = middle.norm(dim=1, keepdim=True)
+        # Where the edges face all ways, what faces the viewer.
+        facing = torch.zeros_like(middle)
+        facing[:, -1] = 1.0
+        return torch.where(length > 0.1, middle / length.clamp(min=1e-6), facing) / 2 + 0.5
     if kind != "areas":
         return edges.median(-1).values
     colours = []

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from .errors import ParameterError
-from .networks import PIXELS_ON_A_CPU
 from .parameters import Parameter
 
 # What a hint's pixels are, which decides how it may be resized: thin lines of one pixel, soft lines, a photo
@@ -92,8 +91,8 @@ class Annotator:
     build: from the paths of `weights` (by file name) to the network, in eval mode, on the CPU, in float32.
     It must follow `.to(device, dtype)`.
     multiple: `annotate` takes sides that are multiples of it; pictures are padded to one and cut back.
-    cpu_pixels: how many pixels go through the network at once on a CPU. So few as by default keep what is
-    computed in the caches; of more, large weights are read less often.
+    cpu_pixels: how many pixels go through at once on a CPU. So few as by default keep what is computed in the
+    caches; of more, large weights are read less often, and what each call begins with is begun less often.
     takes_depth: its pictures are depth maps, and those that reach beyond 0..1, as raw depth does, are brought
     there by their own range.
     regions: its labels are the numbers of a picture's regions from 1, 0 where there is none; else they are
@@ -118,7 +117,7 @@ class Annotator:
     extra: str | None = None
     multiple: int = 1
     makes: tuple[str, ...] = ()
-    cpu_pixels: int = PIXELS_ON_A_CPU
+    cpu_pixels: int | None = None
     batchable: bool = True
     seedable: bool = False
     masked: bool = False

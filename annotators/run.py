@@ -12,7 +12,7 @@ from torch import Tensor
 from . import fit
 from .errors import AnnotatorError, ParameterError
 from .fit import Mode, Size
-from .networks import PIXELS_WITHOUT_A_NETWORK, pixels_at_once
+from .networks import PIXELS_ON_A_CPU, PIXELS_WITHOUT_A_NETWORK, pixels_at_once
 from .registry import Annotation, Annotator
 
 _BITS_OF_1 = 0x3F800000
@@ -129,8 +129,8 @@ def _device_of(net: torch.nn.Module | None) -> torch.device:
 def _chunk(annotator: Annotator, size: Size, device: torch.device) -> int:
     if not annotator.batchable:
         return 1
-    on_a_cpu = PIXELS_WITHOUT_A_NETWORK if annotator.build is None else annotator.cpu_pixels
-    return max(1, pixels_at_once(device, on_a_cpu) // (size[0] * size[1]))
+    usual = PIXELS_WITHOUT_A_NETWORK if annotator.build is None else PIXELS_ON_A_CPU
+    return max(1, pixels_at_once(device, annotator.cpu_pixels or usual) // (size[0] * size[1]))
 
 
 def _scaled_depth(images: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class Worker:
                 torch.cat([one.image for one in together]),
                 job.values,
                 net=self._net,
-                seed=job.seed + zlib.crc32(together[0].target.name.encode()),
+                seed=job.seed + zlib.crc32(os.fsencode(together[0].target.name)),
                 size=job.size,
                 resize=job.resize,
                 resolution=job.resolution,

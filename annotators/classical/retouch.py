@@ -91,7 +91,8 @@ def colour_grid(pictures: Tensor, cell: int = 64) -> Annotation:
     height, width = pictures.shape[-2:]
     grid = (max(1, round(height / cell)), max(1, round(width / cell)))
     small = fit.resize(pictures, grid, "depth")
-    return Annotation(fit.resize(small, (height, width), "areas"))
+    made = fit.resize(small, (height, width), "areas")
+    return Annotation(made.clone() if made is pictures else made)
 
 
 def threshold(pictures: Tensor, level: int = 128) -> Annotation:

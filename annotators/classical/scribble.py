@@ -21,8 +21,11 @@ _BYTES = np.arange(256)
 
 def xdog_scribble(pictures: Tensor, threshold: int = 32, thickness: int = 3) -> Annotation:
     """Strokes where pictures [B,3,H,W] are darker than what is around: the difference of Gaussians with sigma
-    0.5 and 5, twice its largest value over the channels above `threshold` of 255, as in ControlNet 1.1.
+    0.5 and 5, twice its largest value over the channels above `threshold` of 255.
 
+    Others take the least (extended difference of Gaussians in the ControlNet 1.1 extension), which draws less
+    and misses half of the outlines where one colour meets another: F1 0.53 instead of 0.76 in
+    benchmarks.accuracy.
     thickness: strokes are at least about this many pixels wide.
     """
     strokes = []

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import DependencyError, ParameterError
+from ..networks import PIXELS
 from ..parameters import Bool, Float, Int
 from ..pixels import as_bytes, from_bytes
 from ..pose.keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, Frame, stacked, write
@@ -122,6 +123,8 @@ ANNOTATORS = (
             Float("visible", 0.5, 0.0, 1.0, "Points of the body that are less visible are left out."),
         ),
         extra=EXTRA,
+        # It takes as long to begin as some pictures do.
+        cpu_pixels=PIXELS,
         makes=("keypoints",),
         suits=("lllyasviel/control_v11p_sd15_openpose",),
         aliases=("openpose", "skeleton", "keypoints", "holistic", "blazepose"),
@@ -136,6 +139,7 @@ ANNOTATORS = (
         annotate=mediapipe_face,
         parameters=(Int("faces", 10, 1, 50, "At most so many faces in a picture."), _CONFIDENCE),
         extra=EXTRA,
+        cpu_pixels=PIXELS,
         suits=("CrucibleAI/ControlNetMediaPipeFace",),
         aliases=("face mesh", "facemesh", "face landmarks", "mediapipe"),
     ),

@@ -94,8 +94,9 @@ def parse(value: Any, size: tuple[int, int] | None = None) -> list[Frame]:
 
     A frame is {"canvas_width", "canvas_height", "people": [...]}, a person has lists of x, y, score as in
     `KEYS`; a part may be absent, null or empty. Bodies have the 18 points of BODY_18 or the 25 of BODY_25,
-    faces 68 or 70. Coordinates are in pixels or, if all of them are, in shares of the canvas; scores are cut
-    to 0..1.
+    faces 68 or 70. Editors of bodies alone write {"width", "height", "keypoints": [[x, y], ...]}, 18 for each
+    person, or a list of these for each. Coordinates are in pixels or, if all of them are, in shares of the
+    canvas; scores are cut to 0..1.
     size: (width, height) of frames that name no canvas, as those that OpenPose itself writes.
     Raises PoseError, naming frame, person and point, for anything else.
     """
@@ -161,6 +162,8 @@ def _decoded(text: str | bytes | bytearray) -> Any:
 def _frame(frame: Any, where: str, size: tuple[int, int] | None) -> Frame:
     if not isinstance(frame, dict):
         raise PoseError(f"{where} is {_kind(frame)}; expected an object with people and the canvas' size.")
+    if "people" not in frame and "keypoints" in frame:
+        frame = _of_an_editor(frame, where)
     people = frame.get("people")
     if not isinstance(people, list | tuple):
         raise PoseError(
@@ -173,6 +176,31 @@ def _frame(frame: Any, where: str, size: tuple[int, int] | None) -> Frame:
         for name, given in zip(("width", "height"), size or (None, None), strict=True)
     )
     return Frame(width, height, stacked(_person(one, f"{where}, person {i}") for i, one in enumerate(people)))
+
+
+def _of_an_editor(frame: dict[str, Any], where: str) -> dict[str, Any]:
+    """A frame of bodies alone, without scores, in the form of all others."""
+    points, whole = frame["keypoints"], BODY.stop
+    if not isinstance(points, list):
+        raise PoseError(f"{where} has {_kind(points)} as keypoints; expected a list of points x, y.")
+
+    def is_point(value: Any) -> bool:
+        return value is None or (isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)))
+
+    people = points
+    if all(map(is_point, points)):
+        people = [points[start : start + whole] for start in range(0, len(points), whole)]
+    for i, person in enumerate(people):
+        if not (isinstance(person, list) and len(person) == whole and all(map(is_point, person))):
+            raise PoseError(f"{where}, person {i} of keypoints: expected {whole} points x, y.")
+    return {
+        "canvas_width": frame.get("width"),
+        "canvas_height": frame.get("height"),
+        "people": [
+            {"pose_keypoints_2d": [[0, 0, 0] if point is None else [*point, 1] for point in person]}
+            for person in people
+        ],
+    }
 
 
 def _side(value: Any, where: str, given: int | None) -> int:

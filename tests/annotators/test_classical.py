@@ -6,6 +6,7 @@ import torch
 
 from annotators import ade20k
 from annotators.run import annotate
+from annotators.show import fitted
 from annotators.table import ANNOTATORS, find
 
 CLASSICAL = [one for one in ANNOTATORS.values() if one.build is None and one.extra is None]
@@ -157,6 +158,25 @@ def test_memory_that_runs_out_halves_the_chunks():
     image = pictures(5, 4, 4)
     hints = annotate(replace(find("invert"), annotate=small), image, chunk=5)
     assert torch.equal(hints.image, 1 - image) and seen == [5, 2, 2, 1]
+
+
+@named
+def test_no_hint_shares_the_memory_of_its_picture(annotator):
+    image = pictures(1, 8, 8)
+    values = {"cell": 1} if annotator.id == "colour_grid" else {}
+    made = annotate(annotator, image, values).image
+    assert made.untyped_storage().data_ptr() != image.untyped_storage().data_ptr()
+
+
+def test_the_border_of_normals_is_a_normal():
+    corridor = torch.full((1, 64, 64, 3), 0.5)
+    for channel, side in ((0, -1), (0, 0), (1, 0), (1, -1)):
+        edge = corridor[:, :, side] if channel == 0 else corridor[:, side]
+        edge[..., channel] = 0.0 if side else 1.0
+    tilted = (torch.tensor([0.36, 0.48, 0.8]) / 2 + 0.5).expand(1, 64, 64, 3)
+    for hint, expected in ((corridor, [0.0, 0.0, 1.0]), (tilted, [0.36, 0.48, 0.8])):
+        made = fitted(hint, (64, 96), "fill", "normals")
+        torch.testing.assert_close(made[0, 0, 0] * 2 - 1, torch.tensor(expected), atol=1e-5, rtol=0)
 
 
 def test_the_cells_of_a_grid_are_the_means_of_what_they_cover():

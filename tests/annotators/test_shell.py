@@ -1,6 +1,7 @@
 """The shell of the annotators: what `list` says, and what `run` leaves in a folder."""
 
 import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -127,6 +128,20 @@ def test_a_folder_within_the_input_is_no_input(folder):
     words = ["run", "invert", str(folder / "in"), str(folder / "in/hints")]
     assert main(words) == 0 and main(words) == 0
     assert sorted(hints(folder / "in/hints")) == ["a.png", "sub/b.png", "sub/deep/c.png"]
+
+
+def test_a_picture_in_the_output_folder_is_named_as_such(folder, capsys):
+    assert main(["run", "invert", str(folder / "in/a.png"), str(folder)]) == 1
+    assert "a.png lies in the output folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are Unicode here")
+def test_names_that_are_no_unicode_are_annotated(folder):
+    odd = folder / "in" / os.fsdecode(b"caf\xe9.png")
+    picture(folder / "in/z.png").rename(odd)
+    for name in ("invert", "shuffle"):
+        assert main(["run", name, str(folder / "in"), str(folder / name)]) == 0
+        assert (folder / name / odd.name).is_file()
 
 
 def test_two_pictures_of_one_hint_are_refused(folder, capsys):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -113,7 +114,20 @@ def test_openpose_itself_names_no_canvas():
     assert (own.width, own.height) == (64, 48)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_editors_of_bodies_write_points_without_scores(nested):
+    people = [[[10 * p + i, 2 * i] for i in range(18)] for p in range(2)]
+    people[1][3] = None
+    points = people if nested else [*people[0], *people[1]]
+    (frame,) = parse({"width": 64, "height": 48, "keypoints": points})
+    assert (frame.width, frame.height) == (64, 48) and frame.people.shape == (2, 136, 3)
+    assert frame.people[1, 4].tolist() == [14, 8, 1] and not frame.people[1, 3].any()
+
+
 WRONG = {
+    "frame 0 has a number (3) as keypoints": {"width": 9, "height": 9, "keypoints": 3},
+    "person 1 of keypoints: expected 18 points": {"width": 9, "height": 9, "keypoints": [[1, 2]] * 19},
+    "person 0 of keypoints: expected 18 points": {"width": 9, "height": 9, "keypoints": [[[1, 2]] * 17]},
     "frame 0 is a number": [3],
     "frame 1 is nothing": [written(), None],
     "empty list": [],
@@ -140,17 +154,18 @@ WRONG = {
 
 @pytest.mark.parametrize("message", WRONG)
 def test_what_is_wrong_is_named(message):
-    with pytest.raises(PoseError, match=message.replace(".", r"\.").replace("no JSON: .*", "no JSON")):
+    with pytest.raises(PoseError, match=re.escape(message)):
         parse(WRONG[message])
+
+
+_NAMES = ["people", "canvas_width", "width", "keypoints", *KEYS]
 
 
 @settings(max_examples=40)
 @given(
     value=st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(),
-        lambda inner: (
-            st.lists(inner) | st.dictionaries(st.sampled_from(["people", "canvas_width", *KEYS]), inner)
-        ),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(_NAMES), inner),
     )
 )
 def test_anything_is_either_read_or_refused(value):  # fmt: skip
