@@ -280,15 +280,16 @@ def economising(implementations: Mapping[str, Any], settings: dict[str, Any]) ->
     (reuse,) = ours.pack.run("CNetResidualReuse", method=TIMED.method, anchors=shares)
     economised = hosted.Ours(ours.pack, ours.task, ours.comfyui, ours.controls, ours.patcher, reuse=reuse)
     counts, timesteps = settings["controls"], even_timesteps(TIMED_STEPS)
-    # The first run of each, which is not timed.
-    peaks = {str(n): peak_bytes(partial(economised.sample, n, timesteps)) for n in counts}
-    found: dict[str, Any] = {"peak_bytes": peaks, "phases": {n: [] for n in peaks}}
-    peers = {"exact": ours, "built_in": implementations.get("built-in")}
-    peers = {name: peer for name, peer in peers.items() if peer is not None}
-    for name, peer in peers.items():
-        found[name] = {str(n): [] for n in counts if n}
-        for n in filter(None, counts):
-            peer.sample(n, CHECKED)
+    sides = {"phases": economised, "exact": ours, "built_in": implementations.get("built-in")}
+    sides = {name: side for name, side in sides.items() if side is not None}
+    found: dict[str, Any] = {}
+    # The first run of each is not timed, and brings its weights to the device.
+    for name, side in sides.items():
+        own = [n for n in counts if n or name == "phases"]
+        for n in own:
+            side.sample(n, CHECKED)
+        found[name] = {str(n): [] for n in own}
+    found["peak_bytes"] = {str(n): peak_bytes(partial(economised.sample, n, timesteps)) for n in counts}
 
     def clocked(implementation: Any, count: int, timesteps: list[int]) -> list[float]:
         clock = Clocked(CLOCKS[settings["clock"]])
@@ -296,11 +297,14 @@ def economising(implementations: Mapping[str, Any], settings: dict[str, Any]) ->
         say(f"economy, controls {count}: " + ", ".join(f"{s:.3f}" for s in clock.seconds))
         return clock.seconds
 
-    for _ in range(settings["rounds"]):
+    for round_ in range(settings["rounds"]):
         for count in counts:
-            found["phases"][str(count)].append(phases(clocked(economised, count, timesteps)))
-            for name, peer in peers.items() if count else ():
-                found[name][str(count)].append(alike(clocked(peer, count, timesteps[:ALIKE_STEPS])))
+            for name in rotated([name for name in sides if str(count) in found[name]], round_ + count):
+                if name == "phases":
+                    seconds = phases(clocked(economised, count, timesteps))
+                else:
+                    seconds = alike(clocked(sides[name], count, timesteps[:ALIKE_STEPS]))
+                found[name][str(count)].append(seconds)
     return found
 
 

@@ -246,7 +246,7 @@ class Kept:
         """Views of the residuals, or of others that are laid out alike, [n,N] as [n,...]."""
         whole = self.values if values is None else values
         parts = whole.split(self.sizes, 1)
-        views = [part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        views = [part.view(len(whole), *shape) for part, shape in zip(parts, self.shapes, strict=True)]
         return [None if place is None else views[place] for place in self.places]
 
 
@@ -273,7 +273,7 @@ class Memory:
         self.ways = ways
         # By calls of the sampler in a step.
         self._plans: dict[int, list[int]] = {}
-        # Of each row how many noise levels it was asked at, and its position at the last.
+        # Of each row how many noise levels it was asked at, and its farthest position.
         self._asked: dict[Hashable, tuple[int, float]] = {}
         self._rows: dict[Hashable, deque[Anchor]] = {}
         # Adaptive: how far the next anchor of a row lies from its last.
@@ -286,17 +286,18 @@ class Memory:
 
         To be asked whenever the host asks: the answers tell how often in a step it does.
         """
-        asked, before = self._asked.get(row, (0, -math.inf))
-        if position > before:
-            asked += 1
-        self._asked[row] = asked, position
+        asked, farthest = self._asked.get(row, (0, -math.inf))
+        # Samplers may go back, but come to the same levels again.
+        if position > farthest:
+            asked, farthest = asked + 1, position
+        self._asked[row] = asked, farthest
         anchors = self._rows.get(row)
         if not anchors or position < anchors[-1].position:
             return True
         last = anchors[-1].position
         if self.reuse.adaptive:
             return position >= last + self._gaps.get(row, 1) - _SAME
-        calls = max(1, math.floor(asked / (max(position, 0) + 1) + 0.5))
+        calls = max(1, math.floor(asked / (max(farthest, 0) + 1) + 0.5))
         if calls not in self._plans:
             self._plans[calls] = self.reuse.plan(self.ways, calls)
         return any(last < step <= position for step in self._plans[calls])

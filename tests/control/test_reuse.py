@@ -101,6 +101,19 @@ def test_a_step_before_the_last_computed_one_is_computed_again():
     torch.testing.assert_close(memory.said(["row"], 7.0)[0], linear(7.0))
 
 
+@given(SHARES, st.sampled_from(["uniform", "dense early"]))
+def test_going_back_is_no_call_more_in_a_step(share, spacing):
+    """heunpp2 asks at each step, the next, and the one after, and goes back two."""
+    memory = Memory(Reuse("predicted", spacing, share), even(30))
+    asked = [float(min(step + ahead, 29)) for step in range(30) for ahead in range(3)]
+    computed = 0
+    for position in asked:
+        if memory.due("row", position):
+            memory.keep(["row"], position, [linear(position)])
+            computed += 1
+    assert len(memory.reuse.plan(even(30))) <= computed <= share * len(asked) + 2
+
+
 def test_adaptive_steps_are_fewer_the_less_changes_and_the_more_is_accepted():
     def wild(position):
         return torch.tensor([[math.sin(position), math.cos(2 * position)]])
