@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ _SAID = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default the process's own. The exit status: 0, or 1 if anything went wrong."""
     options = _parser().parse_args(arguments)
+    # Names of files may have letters that a terminal or a redirection lacks.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return {"list": _list, "run": _run, "fetch": _fetch}[options.command](options)
     except AnnotatorError as error:

@@ -89,6 +89,10 @@ def build(
     return net.eval().requires_grad_(False)
 
 
+# How torch and the systems say that memory is short, Windows by a number.
+_OF_MEMORY = ("allocate memory", "unable to mmap", "file mapping", "map view", "1455")
+
+
 def read(path: Path, inside: str | None = None) -> dict[str, Any]:
     """What a weight file holds by name, on the CPU. Pickles may hold tensors and plain values only.
 
@@ -103,6 +107,11 @@ def read(path: Path, inside: str | None = None) -> dict[str, Any]:
         held = torch.load(path, map_location="cpu", weights_only=True)
     # Both raise whatever the bytes happen to lead to.
     except Exception as error:
+        if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OF_MEMORY):
+            raise WeightsError(
+                f"{path} does not fit into memory: {_first_line(error)}. Close other programs, or enlarge "
+                "the system's swap or paging file."
+            ) from error
         raise WeightsError(
             f"{path} could not be read as weights: {_first_line(error)}. It is damaged, cut off, or "
             "another kind of file; delete it and fetch it again."
@@ -244,7 +253,8 @@ def _missing_message(
     target = folder / weight.repository / weight.file
     return (
         f"{annotator.title} needs {weight.file} of the repository {weight.repository}, which is neither in "
-        f"{searched} nor in the hub's cache. Put it at {target}, or in {PACK} run: "
+        f"{searched} nor in the hub's cache. Put it at {target}, or switch download on in the node, or in "
+        f"{PACK} run: "
         f'python -m annotators fetch {annotator.id} --to "{folder}"'
     )
 

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .checkpoints.inspect import inspect, printable
+from .checkpoints.inspect import inspect
+from .checkpoints.text import printable
 from .errors import CNetError
 from .shell import escape_what_cannot_be_printed
 

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,10 @@ def describe(options: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run a command; 0 on success, 1 when the workflow cannot run, 130 when cancelled."""
     options = arguments().parse_args(argv)
+    # Names of files may have letters that a terminal or a redirection lacks.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return {"run": run, "convert": convert, "object-info": describe}[options.command](options)
     except WorkflowError as error:

@@ -41,7 +41,8 @@ def read_workflow(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     try:
         if path.suffix.lower() != ".png":
-            return _parsed(path, path.read_text(encoding="utf-8-sig"))
+            # As bytes: shells of Windows write UTF-16, which JSON's reader tells from UTF-8.
+            return _parsed(path, path.read_bytes())
         texts = _embedded(path)
     except FileNotFoundError:
         raise WorkflowError(f"there is no file {path}") from None
@@ -52,7 +53,7 @@ def read_workflow(path: Path | str) -> dict[str, Any]:
     return _parsed(path, texts[1]) if is_ui(found) and subgraphs(found) and len(texts) > 1 else found
 
 
-def _parsed(path: Path, text: str) -> dict[str, Any]:
+def _parsed(path: Path, text: str | bytes) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except RecursionError:

@@ -250,7 +250,11 @@ def _state_of(name: str | None) -> str:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             status = path.stat()
-            digest.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(
+                f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode(
+                    errors="surrogateescape"
+                )
+            )
     return digest.hexdigest()
 
 

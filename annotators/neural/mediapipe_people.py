@@ -29,9 +29,15 @@ def solutions() -> Any:
     """mediapipe's ready solutions. Raises DependencyError where there are none."""
     try:
         import mediapipe
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        missing = "mediapipe" if error.name == "mediapipe" else f"what mediapipe needs ({error})"
         raise DependencyError(
-            f"this annotator needs mediapipe, which is not installed. {_INSTALL}"
+            f"this annotator needs {missing}, which is not installed. {_INSTALL}"
+        ) from error
+    # Libraries that it loads fail in ways of their own.
+    except Exception as error:
+        raise DependencyError(
+            f"mediapipe is installed, but fails to load: {type(error).__name__}: {error}. {_INSTALL}"
         ) from error
     found = getattr(mediapipe, "solutions", None)
     if found is None:

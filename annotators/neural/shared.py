@@ -119,7 +119,7 @@ def transformers() -> Any:
     """The library, for the networks that come from it. Raises DependencyError if it is not there."""
     try:
         import transformers
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise DependencyError(
             "this annotator's network comes from the library transformers, which is not installed. Install "
             'the pack\'s extra of that name: pip install "transformers>=4.44".'

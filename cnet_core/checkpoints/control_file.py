@@ -16,9 +16,13 @@ from ..networks.controlnet import ControlNet, LatentControlNet
 from .bases import base_name, check_base
 from .family import Family
 from .shapes import MissingTensorError, controlnet_config, global_average_pooling
+from .text import printable
 from .weights import Weight
 
 Net = TypeVar("Net", bound=nn.Module)
+
+# The mend for a file that is not what its names say.
+VARIANT = "Download it again, and if it is complete, it is a variant that this pack does not know."
 
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
@@ -87,22 +91,26 @@ class ControlFile:
             return self.join(self, base).build(None, dtype, operations, attention)
 
         def make(layers: Any, dtype: torch.dtype | None) -> ControlNet:
-            try:
-                return self.network(
-                    self.config,
-                    self.hint_channels,
-                    self.hint_widths,
-                    layers,
-                    attention,
-                    dtype,
-                    torch.device("meta"),
-                )
-            except ValueError as error:
-                raise CheckpointError(
-                    f"{self.path} describes an impossible network: {error}. Download it again."
-                ) from error
+            return self._network(layers, attention, dtype)
 
         return filled(self.path, self.tensors, make, dtype, operations, self.name_in_file)
+
+    def check(self) -> None:
+        """Raise CheckpointError as `build` does for what is wrong in the file itself, without building.
+
+        Of a file that is joined with a base only the sizes were looked at, when it was opened.
+        """
+        if self.join is None:
+            check_tensors(self.path, self.tensors, self._network(nn, sdpa, None), self.name_in_file)
+
+    def _network(self, layers: Any, attention: Attention, dtype: torch.dtype | None) -> ControlNet:
+        sizes = self.config, self.hint_channels, self.hint_widths
+        try:
+            return self.network(*sizes, layers, attention, dtype, torch.device("meta"))
+        except (ValueError, ArithmeticError) as error:
+            raise CheckpointError(
+                f"{self.path} describes an impossible network: {error}. Download it again."
+            ) from error
 
 
 def control_file(
@@ -142,11 +150,11 @@ def reading(path: Path, family: Family, name_in_file: Callable[[str], str]) -> I
     except MissingTensorError as error:
         problem = f"it has no {name_in_file(error.name)}, which gives the size of the network"
         raise CheckpointError(
-            f"{path} is a damaged or incomplete {family.name}: {problem}. Download it again."
+            f"{path} is a damaged or incomplete {family.name}: {problem}. {VARIANT}"
         ) from None
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, ArithmeticError) as error:
         raise CheckpointError(
-            f"{path} is a damaged or incomplete {family.name}: {error}. Download it again."
+            f"{path} is a damaged or incomplete {family.name}: {error}. {VARIANT}"
         ) from error
 
 
@@ -191,8 +199,7 @@ def check_tensors(
         problems.append(f"{len(wrong)} of another shape: {_some(wrong)}")
     if problems:
         raise CheckpointError(
-            f"{path} does not hold the tensors of a {type(net).__name__} ({'; '.join(problems)}). Download "
-            "it again, and if it is complete, it is a variant that this pack does not know."
+            f"{path} does not hold the tensors of a {type(net).__name__} ({'; '.join(problems)}). {VARIANT}"
         )
 
 
@@ -209,4 +216,4 @@ def size_label(tensors: Mapping[str, Weight]) -> str:
 
 
 def _some(items: list[str], count: int = 3) -> str:
-    return ", ".join(items[:count]) + (", ..." if len(items) > count else "")
+    return ", ".join(printable(item, 200) for item in items[:count]) + (", ..." if len(items) > count else "")

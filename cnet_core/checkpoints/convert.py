@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..networks.config import UNetConfig
+from .shapes import block_number
 
 _RESNET = (
     ("in_layers.0", "norm1"),
@@ -41,21 +42,25 @@ class Structure:
 
     @classmethod
     def of_diffusers(cls, names: Iterable[str]) -> "Structure":
-        """The structure of a UNet or ControlNet with these diffusers names."""
+        """The structure of a UNet or ControlNet with these diffusers names.
+
+        Raises CheckpointError for names that count to more blocks than any has.
+        """
         resnets: dict[int, int] = {}
         attention: set[int] = set()
         middle, hint_blocks = False, 0
         for name in names:
             if match := re.match(r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.", name):
-                level = int(match[1])
+                level = block_number(match[1])
                 if match[2] == "attentions":
                     attention.add(level)
                 else:
-                    resnets[level] = max(resnets.get(level, 0), int(match[3]) + 1)
+                    resnets[level] = max(resnets.get(level, 0), block_number(match[3]) + 1)
             elif match := re.match(r"controlnet_cond_embedding\.blocks\.(\d+)\.", name):
-                hint_blocks = max(hint_blocks, int(match[1]) + 1)
+                hint_blocks = max(hint_blocks, block_number(match[1]) + 1)
             elif name.startswith("mid_block.attentions.0."):
                 middle = True
+        block_number(sum(resnets.values()))
         levels = range(max(resnets, default=-1) + 1)
         blocks = tuple(resnets.get(level, 0) for level in levels)
         return cls(blocks, tuple(level in attention for level in levels), middle, (hint_blocks + 2) // 2)

@@ -15,6 +15,7 @@ from .ldm_controlnet import open_ldm
 from .lllite import open_lllite
 from .read import StateFile
 from .t2i_adapter import open_adapter
+from .text import printable
 from .union_controlnet import open_union
 
 _HOST_LOADER = (
@@ -57,6 +58,12 @@ CONTROLNETS: tuple[Family, ...] = (
         "SparseCtrl ControlNet for AnimateDiff",
         both(contains_any("controlnet_cond_embedding"), contains_any("motion_modules.")),
         mend=f"The Load SparseCtrl Model node {_ADVANCED}",
+    ),
+    Family(
+        "controlnet_xs",
+        "ControlNet-XS",
+        contains_any(".ctrl_to_base.", ".base_to_ctrl.", "ctrl_to_base.", "base_to_ctrl."),
+        mend="It is run by diffusers; there is no node for it in ComfyUI or this pack.",
     ),
     Family(
         "svd_controlnet",
@@ -460,7 +467,7 @@ def identify(file: StateFile, families: Sequence[Family] = FAMILIES) -> Family:
     for family in families:
         if family.matches(file.tensors):
             return family
-    names = ", ".join(sorted(file.tensors)[:3])
+    names = ", ".join(printable(name, 80) for name in sorted(file.tensors)[:3])
     raise CheckpointError(
         f"{file.path} is not a ControlNet that this pack knows: its {len(file.tensors)} tensors ({names}, "
         "...) match no known family. Supported are ControlNets and T2I-Adapters for SD1.5, SD2.x and "

@@ -48,6 +48,10 @@ class OpenedFile(Protocol):
         """Raise BaseMismatchError if it was made for another base; name: what the message calls it."""
         ...
 
+    def check(self) -> None:
+        """Raise CheckpointError for what is wrong in the file itself, as `build` does, without building."""
+        ...
+
     def build(
         self,
         base: Mapping[str, Tensor] | None = None,

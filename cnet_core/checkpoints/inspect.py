@@ -1,7 +1,6 @@
 """What a checkpoint file is, for people and programs, without loading its weights."""
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from .family import Family
 from .host_sizes import host_sizes
 from .load import UNET_FAMILIES, unet_of
 from .read import StateFile, read_state_dict
+from .text import printable
 
 _PRECISIONS = {
     torch.float64: "fp64",
@@ -34,8 +34,6 @@ _LOADERS = {
     "other": "another node.",
     "unknown": "no node that this pack knows.",
 }
-# Metadata in the text is for people to glance at: training logs of megabytes are found there too.
-_VALUE_LENGTH = 200
 _ENTRIES = 40
 
 
@@ -135,6 +133,8 @@ def inspect(path: str | Path, families: Sequence[Family] = FAMILIES) -> Inspecti
     except CheckpointError:
         family = None
     opened = family.open(file, family) if family is not None and family.open is not None else None
+    if opened is not None:
+        opened.check()
     tensors: Mapping[str, Tensor] = getattr(opened, "tensors", file.tensors)
     precisions: Counter[str] = Counter()
     for tensor in tensors.values():
@@ -168,20 +168,6 @@ def precision(dtype: torch.dtype) -> str:
     return _PRECISIONS.get(dtype, str(dtype).removeprefix("torch."))
 
 
-def printable(text: object, length: int | None = _VALUE_LENGTH) -> str:
-    """A stranger's text as one line: control characters escaped, and cut to `length` (None: not cut).
-
-    Terminals obey control characters, and bidirectional marks show a text in another order than it has.
-    """
-    text = str(text)
-    cut = text if length is None else text[:length]
-    clean = "".join(
-        character.encode("unicode_escape").decode("ascii") if _controls(character) else character
-        for character in cut
-    )
-    return clean if len(cut) == len(text) else f"{clean}... ({len(text):,} characters)"
-
-
 def count(number: int) -> str:
     """A number as people say it: "361.3 M"; below a million all its digits."""
     if number >= 1e9:
@@ -191,12 +177,6 @@ def count(number: int) -> str:
 
 def share(part: float) -> str:
     return f"{part:.1%}" if 0.001 <= part <= 0.999 else ("<0.1%" if part < 0.5 else ">99.9%")
-
-
-def _controls(character: str) -> bool:
-    """Control, format and unassigned characters, and the separators of lines and paragraphs."""
-    category = unicodedata.category(character)
-    return category.startswith("C") or category in ("Zl", "Zp")
 
 
 def _unknown(file: StateFile) -> str:
@@ -209,7 +189,7 @@ def _base(file: StateFile, family: Family | None, opened: Any) -> str | None:
     if family is not None and family.id in UNET_FAMILIES:
         try:
             _, config = unet_of(file, family)
-        except (CheckpointError, ValueError, IndexError):
+        except (ValueError, IndexError, ArithmeticError):
             return None  # A full checkpoint of another architecture: the sizes of a UNet are not there.
     if isinstance(config, UNetConfig):
         return base_name(config)

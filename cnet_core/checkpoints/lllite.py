@@ -13,7 +13,7 @@ from ..networks.blocks import Attention, sdpa
 from ..networks.config import UNetConfig
 from ..networks.lllite import STRIDES, LayerSizes, LLLite, differences, place_of
 from .bases import bases_fitting, check_fit
-from .control_file import file_dtype, filled, size_label
+from .control_file import VARIANT, check_tensors, file_dtype, filled, size_label
 from .family import Family
 from .read import StateFile
 
@@ -63,13 +63,23 @@ class LLLiteFile:
         attention: Attention = sdpa,
     ) -> LLLite:
         """The network, as ControlFile.build makes it; `base` and `attention` are not used."""
-        dtype = dtype or self.dtype
+        return filled(
+            self.path, self._named, self._network, dtype or self.dtype, operations, self._name_in_file
+        )
 
-        def make(layers: Any, dtype: torch.dtype | None) -> LLLite:
-            return LLLite(self.sizes, layers, dtype, torch.device("meta"))
+    def check(self) -> None:
+        """As ControlFile.check does."""
+        check_tensors(self.path, self._named, self._network(nn, None), self._name_in_file)
 
-        tensors = {_PREFIX + name: tensor for name, tensor in self.tensors.items()}
-        return filled(self.path, tensors, make, dtype, operations, lambda name: name.removeprefix(_PREFIX))
+    def _network(self, layers: Any, dtype: torch.dtype | None) -> LLLite:
+        return LLLite(self.sizes, layers, dtype, torch.device("meta"))
+
+    @property
+    def _named(self) -> dict[str, Tensor]:
+        return {_PREFIX + name: tensor for name, tensor in self.tensors.items()}
+
+    def _name_in_file(self, name: str) -> str:
+        return name.removeprefix(_PREFIX)
 
 
 def open_lllite(file: StateFile, family: Family) -> LLLiteFile:
@@ -87,10 +97,10 @@ def open_lllite(file: StateFile, family: Family) -> LLLiteFile:
         )
     try:
         sizes = {name: _sizes(name, file.tensors) for name in names}
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, ArithmeticError) as error:
         problem = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
-            f"{file.path} is a damaged or incomplete {family.name}: {problem}. Download it again."
+            f"{file.path} is a damaged or incomplete {family.name}: {problem}. {VARIANT}"
         ) from None
     return LLLiteFile(file.path, family, sizes, file.tensors)
 

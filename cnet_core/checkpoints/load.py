@@ -76,7 +76,7 @@ def load_unet(
     try:
         tensors, config = unet_of(file, family)
         outline = UNet(config, attention=attention, device=torch.device("meta"))
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, ArithmeticError) as error:
         raise CheckpointError(f"{file.path} is not a UNet that this pack knows: {error}.") from error
     check_tensors(file.path, tensors, outline)
     if dtype is not None:

@@ -13,7 +13,7 @@ from ..errors import BaseMismatchError, CheckpointError
 from .bases import base_name, check_base
 from .control_file import ControlFile, control_file
 from .family import Family
-from .shapes import encoder_config
+from .shapes import block_number, encoder_config
 from .weights import BaseWeight, Weight, base_weights, low_rank
 
 # Modules of the base that a ControlNet has too.
@@ -42,7 +42,7 @@ class LowRank:
                     "Download it again."
                 )
             a, b = tensors[stem + up], tensors[stem + down]
-            if a.ndim < 2 or b.ndim < 2 or a[0].numel() != b.shape[0]:
+            if a.ndim < 2 or b.ndim < 2 or a.numel() != a.shape[0] * b.shape[0] or not a.numel():
                 raise CheckpointError(
                     f"{path} is damaged: the LoRA of {stem} is {tuple(a.shape)} and {tuple(b.shape)}, which "
                     "cannot be multiplied. Download it again."
@@ -104,7 +104,7 @@ def open_low_rank(
         }
         try:
             config = encoder_config(theirs, metadata)
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, ArithmeticError) as error:
             raise CheckpointError(
                 f"the base given for {path} is no UNet or ControlNet that this pack knows: {error}."
             ) from error
@@ -134,7 +134,7 @@ def outline(path: Path, shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     outlined = dict(shapes)
     found = (re.match(r"zero_convs\.(\d+)\.", name) for name in shapes)
-    for i in range(1 + max((int(match[1]) for match in found if match), default=-1)):
+    for i in range(1 + max((block_number(match[1]) for match in found if match), default=-1)):
         if f"zero_convs.{i}.0.weight" not in shapes:
             raise CheckpointError(
                 f"{path} is damaged or incomplete: it has no zero_convs.{i}.0.weight, which gives the size "

@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .text import printable
 
 # A safetensors header of real models is well under a megabyte; the format's own limit is 100 MB.
 _MAX_HEADER = 100_000_000
+# Names of tensors, and how many things a pickle may hold, its groups counted as often as they are reached.
+_MAX_NAME = 1000
+_MAX_THINGS = 10**6
 
 # Containers that training scripts wrap their weights in, the usual ones of the field.
 _CONTAINERS = ("state_dict", "module", "params_ema", "params")
@@ -40,7 +45,7 @@ _NOT_CHECKPOINTS: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xd8\xff", "a JPEG picture", "Choose a .safetensors or .pth file."),
 )
 
-# What reading a damaged pickle raises; groups that hold themselves are found by the depth of recursion.
+# What reading a damaged pickle raises.
 _DAMAGES = (
     RuntimeError,
     EOFError,
@@ -73,16 +78,50 @@ def read_state_dict(path: str | Path) -> StateFile:
 
     Pickles are read with weights_only=True, so no code of theirs runs. Weights inside a training
     container are unwrapped, nested groups joined by dots, and what is not a tensor is left out.
-    Raises CheckpointError, naming the file and the mend, if it is missing, truncated or not a checkpoint.
+    Raises CheckpointError, naming the file and the mend, if it is missing, truncated or not a checkpoint, or
+    does not fit into memory.
     """
     path = Path(path)
     start = _first_bytes(path)
+    try:
+        return _read(path, start)
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not _is_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"{path} cannot be mapped into memory: {_reason(error)}. Close other programs, or enlarge the "
+            "system's swap or paging file."
+        ) from error
+
+
+def _read(path: Path, start: bytes) -> StateFile:
     if _is_safetensors(start):
-        return _read_safetensors(path)
+        file = _read_safetensors(path)
     # A zip archive (torch.save since 1.6) or a bare pickle (before).
-    if start.startswith((b"PK\x03\x04", b"\x80")):
-        return StateFile(path, _read_pickle(path))
-    raise _not_a_checkpoint(path, start)
+    elif start.startswith((b"PK\x03\x04", b"\x80")):
+        file = StateFile(path, _read_pickle(path))
+    else:
+        raise _not_a_checkpoint(path, start)
+    longest = max(file.tensors, key=len, default="")
+    if len(longest) > _MAX_NAME:
+        raise CheckpointError(
+            f"{path} has a tensor whose name is {printable(longest, 40)}: no network has such names. Choose "
+            "another file."
+        )
+    return file
+
+
+# As torch, safetensors and the systems say it, Windows by a number.
+_OF_MEMORY = ("allocate memory", "unable to mmap", "cannot map", "file mapping", "map view", "1455")
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether reading failed for want of memory, not for what the file holds."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OF_MEMORY)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -128,12 +167,9 @@ def _read_safetensors(path: Path) -> StateFile:
     try:
         return StateFile(path, load_file(path), metadata)
     except (SafetensorError, ValueError, KeyError) as error:
+        if _is_of_memory(error):
+            raise MemoryError(str(error)) from error
         raise CheckpointError(f"{path} is damaged: {error}. Download it again.") from error
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be mapped into memory: {error}. Close other programs, or enlarge the "
-            "system's swap or paging file."
-        ) from error
 
 
 def _check_safetensors(path: Path) -> dict[str, str]:
@@ -164,6 +200,7 @@ def _check_safetensors(path: Path) -> dict[str, str]:
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
+    _check_archive(path)
     try:
         content = _torch_load(path)
         tensors = _flatten(_unwrap(content))
@@ -177,6 +214,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             "it."
         ) from error
     except _DAMAGES as error:
+        if _is_of_memory(error):
+            raise
         raise _damaged(path, error) from error
     if not tensors:
         raise CheckpointError(
@@ -184,6 +223,28 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             "Choose the model's weights file; it may lie beside this one."
         )
     return tensors
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse zip archives that are no weights, before torch sees them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+        # A bare pickle, or damage that torch tells of.
+        return
+    # Older versions of torch run such programs whatever they are told of weights.
+    if any(name.endswith("constants.pkl") for name in names):
+        raise CheckpointError(
+            f"{path} is a TorchScript program, not weights, and loading it would run it: refused. Download "
+            "the model's .safetensors or .pth weights."
+        )
+    if not any(name.endswith("data.pkl") for name in names):
+        first = printable(names[0], 80) if names else "nothing"
+        raise CheckpointError(
+            f"{path} is a zip archive, not a checkpoint (it holds {first}). Unpack it, and choose the "
+            "weights file in it."
+        )
 
 
 def _torch_load(path: Path) -> Any:
@@ -200,10 +261,9 @@ def _torch_load(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return CheckpointError(
-        f"{path} is truncated or damaged ({path.stat().st_size:,} bytes; reading it failed with: {reason}). "
-        "Download it again."
+        f"{path} is truncated or damaged ({path.stat().st_size:,} bytes; reading it failed with: "
+        f"{_reason(error)}). Download it again."
     )
 
 
@@ -219,12 +279,17 @@ def _unwrap(content: Any) -> Any:
     return content
 
 
-def _flatten(content: Any, prefix: str = "") -> dict[str, Tensor]:
+def _flatten(content: Any) -> dict[str, Tensor]:
     """Nested groups as one dict, names joined by dots; anything but tensors (steps, settings) left out."""
-    if isinstance(content, Tensor):
-        return {prefix.removesuffix("."): content.detach()}
     tensors: dict[str, Tensor] = {}
-    if isinstance(content, Mapping):
-        for name, value in content.items():
-            tensors |= _flatten(value, f"{prefix}{name}.")
+    left, reached = [("", content)], 0
+    while left:
+        prefix, value = left.pop()
+        if isinstance(value, Tensor):
+            tensors[prefix.removesuffix(".")] = value.detach()
+        elif isinstance(value, Mapping):
+            reached += len(value)
+            if reached > _MAX_THINGS or len(prefix) > _MAX_NAME:
+                raise ValueError("its groups hold themselves, or each other over and over")
+            left += [(f"{prefix}{name}.", inner) for name, inner in reversed(list(value.items()))]
     return tensors

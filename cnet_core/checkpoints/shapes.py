@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..networks.config import UNetConfig
+from .text import printable
 from .weights import Weight
 
 # Where our own files carry what shapes cannot tell: the numbers of attention heads and of normalisation
@@ -18,6 +19,8 @@ CONFIG_KEY = "cnet.config"
 POOLING_KEY = "global_average_pooling"
 
 State = Mapping[str, Weight]
+
+_MOST_BLOCKS = 1000
 
 
 class MissingTensorError(CheckpointError):
@@ -93,7 +96,7 @@ def encoder_config(state: State, metadata: Mapping[str, str] | None = None) -> U
         blocks[-1] += 1
         # The deepest counts, so that a transformer missing in one block is reported as missing.
         depths[-1] = max(depths[-1], _depth(state, f"input_blocks.{i}.1"))
-    if any(width % model_channels for width in widths):
+    if not all(widths) or any(width % model_channels for width in widths):
         raise CheckpointError(f"level widths {widths} are not multiples of the first one, {model_channels}")
     # A network without attention reads no text: width 0.
     contexts = (t.shape[1] for name, t in state.items() if name.endswith(".attn2.to_k.weight"))
@@ -138,7 +141,7 @@ def _written(config: str) -> dict[str, Any]:
         written: dict[str, Any] = json.loads(config)
         heads = {name: int(written[name]) for name in ("num_heads", "num_head_channels") if written.get(name)}
         groups = int(written.get("norm_groups", 32))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"its {CONFIG_KEY} metadata cannot be read: {error}") from error
     if len(heads) != 1:
         raise CheckpointError(
@@ -155,10 +158,18 @@ def _written_middle(metadata: Mapping[str, str], expected: int) -> int:
         return expected
 
 
+def block_number(number: str | int) -> int:
+    """The number of a block, as a name has it. Raises CheckpointError for one that no network reaches: a few
+    bytes of a name would have us count to billions."""
+    if int(number) >= _MOST_BLOCKS:
+        raise CheckpointError(f"its names count {printable(number, 20)} blocks, and no network has so many")
+    return int(number)
+
+
 def _count(state: State, prefix: str) -> int:
     """One more than the highest number that follows the prefix in a name."""
     found = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in state)
-    return max((int(match[1]) for match in found if match), default=-1) + 1
+    return max((block_number(match[1]) for match in found if match), default=-1) + 1
 
 
 def _depth(state: State, prefix: str) -> int:

@@ -14,10 +14,11 @@ from ..networks.blocks import Attention, sdpa
 from ..networks.config import UNetConfig
 from ..networks.t2i_adapter import LAYOUTS, LEVELS, AdapterConfig, Kind, T2IAdapter
 from .bases import bases_fitting, check_fit
-from .control_file import file_dtype, filled, size_label
+from .control_file import VARIANT, check_tensors, file_dtype, filled, reading, size_label
 from .convert import rename
 from .family import Family
 from .read import StateFile
+from .shapes import block_number
 
 _PREFIX = "adapter."
 
@@ -66,16 +67,20 @@ class AdapterFile:
     ) -> T2IAdapter:
         """The network, as ControlFile.build makes it; `base` and `attention` are not used."""
         dtype = dtype or self.dtype
+        return filled(self.path, self.tensors, self._network, dtype, operations, self.name_in_file)
 
-        def make(layers: Any, dtype: torch.dtype | None) -> T2IAdapter:
-            return T2IAdapter(self.config, layers, dtype, torch.device("meta"))
+    def check(self) -> None:
+        """As ControlFile.check does."""
+        check_tensors(self.path, self.tensors, self._network(nn, None), self.name_in_file)
 
-        return filled(self.path, self.tensors, make, dtype, operations, self.name_in_file)
+    def _network(self, layers: Any, dtype: torch.dtype | None) -> T2IAdapter:
+        return T2IAdapter(self.config, layers, dtype, torch.device("meta"))
 
 
 def open_adapter(file: StateFile, family: Family) -> AdapterFile:
     """Sizes come from shapes: the number of input channels tells SDXL's (256 or 768) from the others."""
-    blocks = 1 + max((int(match[1]) for match in _numbers(r"resnets\.(\d+)\.", file.tensors)), default=-1)
+    with reading(file.path, family, str):
+        blocks = _count(r"resnets\.(\d+)\.", file.tensors)
     light = any(name.endswith("body.0.out_conv.weight") for name in file.tensors)
     prefix = _PREFIX if any(name.startswith(_PREFIX) for name in file.tensors) else ""
     pairs = {ours: prefix + theirs for ours, theirs in _modules(light, blocks)}
@@ -88,10 +93,10 @@ def open_adapter(file: StateFile, family: Family) -> AdapterFile:
 
     try:
         config = _light(tensors) if light else _full(tensors)
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, ArithmeticError) as error:
         problem = f"it has no {name_in_file(error.args[0])}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
-            f"{file.path} is a damaged or incomplete {family.name}: {problem}. Download it again."
+            f"{file.path} is a damaged or incomplete {family.name}: {problem}. {VARIANT}"
         ) from None
     return AdapterFile(file.path, family, config, tensors, name_in_file)
 
@@ -110,14 +115,14 @@ def _modules(light: bool, blocks: int) -> Iterator[tuple[str, str]]:
 def _light(tensors: Mapping[str, Tensor]) -> AdapterConfig:
     pixels = tensors["body.0.in_conv.weight"].shape[1]
     channels = tuple(tensors[f"body.{i}.out_conv.weight"].shape[0] for i in range(LEVELS))
-    blocks = 1 + max((int(match[1]) for match in _numbers(r"body\.0\.body\.(\d+)\.", tensors)), default=-1)
+    blocks = _count(r"body\.0\.body\.(\d+)\.", tensors)
     return AdapterConfig("light", _hint_channels(pixels, "light"), channels, blocks)
 
 
 def _full(tensors: Mapping[str, Tensor]) -> AdapterConfig:
     pixels = tensors["conv_in.weight"].shape[1]
     kind: Kind = "xl" if pixels in (256, 768) else "full"
-    count = 1 + max((int(match[1]) for match in _numbers(r"body\.(\d+)\.", tensors)), default=-1)
+    count = _count(r"body\.(\d+)\.", tensors)
     if count % LEVELS:
         raise ValueError(f"its {count} residual blocks are no multiple of {LEVELS} levels")
     blocks = count // LEVELS
@@ -138,5 +143,7 @@ def _hint_channels(pixels: int, kind: Kind) -> int:
     return channels
 
 
-def _numbers(pattern: str, names: Iterable[str]) -> Iterator[re.Match[str]]:
-    return (match for name in names if (match := re.search(pattern, name)))
+def _count(pattern: str, names: Iterable[str]) -> int:
+    """One more than the highest number that the pattern finds in a name."""
+    found = (match for name in names if (match := re.search(pattern, name)))
+    return 1 + max((block_number(match[1]) for match in found), default=-1)

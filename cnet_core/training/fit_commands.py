@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+
 from ..checkpoints import base_name, load_unet, read_state_dict
 from ..errors import TrainingError
 from ..networks.config import SD21, UNetConfig
@@ -149,7 +151,11 @@ def _stated_prediction(base: Path) -> str | None:
 def _with_preset(plan: Plan, settings: Settings, config: UNetConfig, cache: Cache, cuda: bool) -> Settings:
     """What a card's memory allows, and what was said; says what it takes."""
     if not cuda:
-        raise TrainingError("memory says how large the graphics card is, but there is none; leave it out.")
+        built = "" if torch.version.cuda or torch.version.hip else ", for this torch was built without CUDA"
+        raise TrainingError(
+            f"memory says how large the graphics card is, but torch sees none{built}; leave it out, or "
+            "install a torch that sees it."
+        )
     size = cache.manifest.largest
     settings = plan.settled(asdict(preset(f"{plan.memory} GB", config, settings, *size)))
     print(f"memory: {estimate(config, settings, *size)}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,11 @@ class _Run:
             self.learner.swapped()
             self.learner.whole = True
         self.history.fidelity.append((self.learner.step, probe.fidelity))
-        _write_picture(probe_file(self.folder, self.learner.step), probe.sheet())
+        try:
+            _write_picture(probe_file(self.folder, self.learner.step), probe.sheet())
+        except CNetError as error:
+            # As of the curves: a picture is never worth an end of the training.
+            self.say(str(error))
         return probe
 
     def save(self) -> Path | None:
@@ -261,7 +266,11 @@ def _write_picture(path: Path, picture: Tensor) -> None:
 
     pixels = (picture[0].clamp(0, 1) * 255).round().byte().numpy()
     part = path.with_name(f".{path.name}.part")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(part, format="PNG")
-        part.replace(path)
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(part, format="PNG")
+            part.replace(path)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -107,11 +107,13 @@ _NAMES = {int: "a whole number", str: "a text", bool: "true or false"}
 def read_toml(path: Path) -> dict[str, Any]:
     """The values of a TOML file, its paths taken from the file's own folder. Raises TrainingError."""
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise TrainingError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise TrainingError(f"{path} is no TOML file in UTF-8: {error}.") from error
+        raise TrainingError(
+            f"{path} is no TOML file in UTF-8: {error}. Backslashes in paths need single quotes."
+        ) from error
     for name in _PATHS.keys() & values.keys():
         if not isinstance(values[name], str):
             raise TrainingError(f"{path}: {name} is {values[name]!r}; expected a path in quotes.")

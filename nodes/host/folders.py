@@ -1,5 +1,7 @@
 """Where the host keeps models."""
 
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,7 +51,8 @@ def annotator_folders() -> list[str]:
 def input_files(suffix: str) -> list[str]:
     """Names of the files with this suffix that lie in the host's input folder."""
     folder = Path(folder_paths.get_input_directory())
-    return sorted(path.name for path in folder.glob(f"*{suffix}") if path.is_file())
+    files = (path for path in folder.glob("*") if path.is_file())
+    return sorted(path.name for path in files if path.suffix.lower() == suffix)
 
 
 def input_file(name: str, suffix: str) -> Path:
@@ -57,7 +60,9 @@ def input_file(name: str, suffix: str) -> Path:
 
     Raises ValueError for names that lead elsewhere, other suffixes and missing files.
     """
-    if not name.split(" [")[0].endswith(suffix) or not folder_paths.exists_annotated_filepath(name):
+    # The name itself may have brackets too ("pose [1].json").
+    bare = re.sub(r" \[(input|output|temp)\]$", "", name)
+    if not bare.lower().endswith(suffix) or not folder_paths.exists_annotated_filepath(name):
         folder = folder_paths.get_input_directory()
         raise ValueError(f"there is no file {name!r} in {folder}; put a {suffix} file there and choose it.")
     return Path(folder_paths.get_annotated_filepath(name))
@@ -143,9 +148,13 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 
 def _inside(root: Path, name: str) -> Path | None:
-    """The path of a name below a folder; None where it leads out of it or is the folder itself."""
-    path = (root / name).resolve()
-    return path if path.is_relative_to(root.resolve()) and path != root.resolve() else None
+    """The path of a name below a folder; None where it leads out of it or is the folder itself.
+
+    By the name alone: a link that somebody put into the folder is theirs, as for the host.
+    """
+    root = Path(os.path.abspath(root))
+    path = Path(os.path.abspath(root / name))
+    return path if path.is_relative_to(root) and path != root else None
 
 
 def _folders(root: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...cnet_core.checkpoints import OpenedFile, identify, read_state_dict, refuse
-from ...cnet_core.checkpoints.inspect import printable
+from ...cnet_core.checkpoints.text import printable
 from ...cnet_core.errors import CheckpointError
 from ...cnet_core.networks.lllite import LLLite
 from .control import Control
@@ -173,10 +173,12 @@ def _network(
     weights, work, operations = place_of_work(file.dtype, precision)
     attention = attention_for(getattr(getattr(file, "config", None), "context_dim", 0))
     net = file.build(base, dtype=weights, operations=operations, attention=attention)
-    if getattr(comfy.utils, "DISABLE_MMAP", False) and file.needs != "unet":
-        # The host's --disable-mmap: nothing stays in the mapped file.
+    if getattr(comfy.utils, "DISABLE_MMAP", False):
+        # The host's --disable-mmap: nothing stays in the mapped file. What is the base's is shared with it.
+        shared = {tensor.untyped_storage().data_ptr() for tensor in (base or {}).values()}
         for weight in net.parameters():
-            weight.data = weight.data.clone()
+            if weight.untyped_storage().data_ptr() not in shared:
+                weight.data = weight.data.clone()
     memory_format = torch.preserve_format
     if precision == FASTEST and (chosen := device_pace().fastest.memory_format) is torch.channels_last:
         memory_format = chosen

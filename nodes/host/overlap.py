@@ -1,6 +1,7 @@
 """Control networks beside the UNet's encoder: on CUDA they may run on a stream of their own."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ def stream_of(device: torch.device) -> torch.cuda.Stream | None:
     return torch.cuda.current_stream(device) if device.type == "cuda" else None
 
 
-@torch.compiler.disable
-def _settle(wait: Callable[[], None]) -> None:
-    """Not part of a compiled UNet, which would wait for the first step's residuals at all steps."""
-    wait()
+@cache
+def _outside_graphs() -> Callable[[Callable[[], None]], None]:
+    """A function that waits, and is no part of a compiled UNet, which would wait for the first step's
+    residuals at all steps. Made when it is needed, because torch's compiler takes seconds to import."""
+    return torch.compiler.disable(lambda wait: wait())
 
 
 class Awaited(list):
@@ -34,15 +36,15 @@ class Awaited(list):
         self.wait = wait
 
     def pop(self, *place: Any) -> Any:
-        _settle(self.wait)
+        _outside_graphs()(self.wait)
         return super().pop(*place)
 
     def __getitem__(self, place: Any) -> Any:
-        _settle(self.wait)
+        _outside_graphs()(self.wait)
         return super().__getitem__(place)
 
     def __iter__(self) -> Iterator[Any]:
-        _settle(self.wait)
+        _outside_graphs()(self.wait)
         return super().__iter__()
 
 

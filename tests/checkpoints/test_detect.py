@@ -35,6 +35,10 @@ KEYS = {
         "controlnet_cond_embedding.conv_in.weight",
         "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight",
     ],
+    ("controlnet_xs", "run by diffusers"): [
+        "controlnet_cond_embedding.conv_in.weight",
+        "down_blocks.0.ctrl_to_base.0.weight",
+    ],
     ("svd_controlnet", "Load Advanced ControlNet Model"): [
         "controlnet_cond_embedding.conv_in.weight",
         "down_blocks.0.resnets.0.spatial_res_block.conv1.weight",

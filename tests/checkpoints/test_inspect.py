@@ -14,7 +14,8 @@ from cnet_core.checkpoints import Family, base_name, inspect, save_controlnet
 from cnet_core.checkpoints.convert import to_diffusers
 from cnet_core.checkpoints.detect import HOST_CONTROLNETS
 from cnet_core.checkpoints.family import has_all
-from cnet_core.checkpoints.inspect import count, printable
+from cnet_core.checkpoints.inspect import count
+from cnet_core.checkpoints.text import printable
 from cnet_core.errors import CheckpointError
 from tests.checkpoints.test_detect import KEYS, tensors
 
@@ -89,6 +90,42 @@ def test_the_base_of_a_unet(write, unet, config):
         assert (found.family, found.base) == (family, base_name(config))
 
 
+def test_a_file_of_which_a_part_is_missing_is_refused_as_by_the_loader(write, sd15_controlnet):
+    state = dict(list(sd15_controlnet.state_dict().items()))
+    lost = "middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+    del state[lost]
+    with pytest.raises(CheckpointError, match=f"1 missing: {lost}"):
+        inspect(write(state, config=sd15_controlnet.config))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["controlnet_cond_embedding.conv_in.weight", "down_blocks.400000000.resnets.0.norm1.weight"],
+        ["controlnet_cond_embedding.blocks.400000000.weight", "controlnet_cond_embedding.conv_in.weight"],
+        ["adapter.body.0.resnets.0.block1.weight", "adapter.body.0.resnets.400000000.block1.weight"],
+        [f"down_blocks.{i}.resnets.900.norm1.weight" for i in range(9)]
+        + ["controlnet_cond_embedding.conv_in.weight"],
+    ],
+)
+def test_names_do_not_make_us_count_to_billions(write, names):
+    with pytest.raises(CheckpointError, match="no network has so many"):
+        inspect(write(tensors(names)))
+
+
+def test_one_broken_file_does_not_hide_the_others(write, saved, capsys, sd15_controlnet):
+    state = dict(sd15_controlnet.state_dict())
+    state["input_blocks.0.0.weight"] = torch.zeros(0, 4, 3, 3)
+    empty = write(state, "empty.safetensors")
+    huge = write(sd15_controlnet.state_dict(), "huge.safetensors")
+    tensors_of = {name: tensor.contiguous() for name, tensor in sd15_controlnet.state_dict().items()}
+    save_file(tensors_of, huge, {"cnet.config": '{"num_heads": 8, "norm_groups": Infinity}'})
+    assert main(["inspect", str(empty), str(huge), str(saved)]) == 1
+    said = capsys.readouterr()
+    assert "ControlNet" in said.out and str(saved) in said.out
+    assert "empty.safetensors is a damaged" in said.err and "huge.safetensors" in said.err
+
+
 def test_what_a_family_alone_has_is_shown(write):
     """A new family shows up by what its opened file tells."""
 
@@ -98,6 +135,9 @@ def test_what_a_family_alone_has_is_shown(write):
         needs = None
         global_average_pooling = True
         base = "SD9"
+
+        def check(self):
+            pass
 
         def __init__(self, file, family):
             self.tensors = {"a": torch.zeros(2, 3, dtype=torch.bfloat16), "b": torch.zeros(2)}

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import pathlib
 import struct
+import zipfile
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from cnet_core.checkpoints import read_state_dict
+from cnet_core.checkpoints import read, read_state_dict
 from cnet_core.errors import CheckpointError
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(3, dtype=torch.float16)}
@@ -198,6 +199,69 @@ def test_code_in_a_pickle_is_refused_and_never_runs(tmp_path, monkeypatch, zippe
         read_state_dict(tmp_path / "a.ckpt")
     assert "a.ckpt" in str(caught.value)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_program_is_refused_before_torch_sees_it(tmp_path, monkeypatch):
+    """torch before 2.6 runs a TorchScript program even where it is asked for weights only."""
+
+    class Program(torch.nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    path = tmp_path / "program.pth"
+    torch.jit.script(Program()).save(path)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
+    with pytest.raises(CheckpointError, match="a TorchScript program, not weights"):
+        read_state_dict(path)
+
+
+def test_an_archive_of_something_else_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("model.safetensors", b"...")
+    with pytest.raises(CheckpointError, match=r"a zip archive, not a checkpoint \(it holds model"):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_groups_that_hold_each_other_are_refused_at_once(tmp_path):
+    group: dict = {}
+    for _ in range(60):
+        group = {"a": group, "b": group}
+    torch.save({**group, "w": torch.zeros(1)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="each other over and over"):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_a_name_of_megabytes_is_refused_and_cut(tmp_path):
+    save_file({"a." * 500_000 + "\x1b[2J": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="no network has such names") as caught:
+        read_state_dict(tmp_path / "a.safetensors")
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Cannot allocate memory (os error 12)"),
+        RuntimeError("unable to mmap 734003280 bytes from file"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes"),
+        RuntimeError("Couldn't open shared file mapping: <x>, error code: <1455>"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("save_as", [save_file, torch.save], ids=["safetensors", "pickle"])
+def test_a_whole_file_that_does_not_fit_into_memory_is_not_called_damaged(
+    tmp_path, monkeypatch, save_as, error
+):
+    save_as(TENSORS, tmp_path / "a")
+
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(read, "load_file", full)
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(CheckpointError, match=r"cannot be mapped into memory: .*Close other programs"):
+        read_state_dict(tmp_path / "a")
 
 
 def test_a_pickle_without_weights(tmp_path):

@@ -219,8 +219,9 @@ def test_files(tmp_path, picture_prompt):
     saved.write_text(json.dumps(picture_prompt()))
     assert read_workflow(saved) == picture_prompt()
     # As some editors of Windows begin their files.
-    saved.write_text(json.dumps(picture_prompt()), encoding="utf-8-sig")
-    assert read_workflow(saved) == picture_prompt()
+    for encoding in ("utf-8-sig", "utf-16"):
+        saved.write_text(json.dumps(picture_prompt()), encoding=encoding)
+        assert read_workflow(saved) == picture_prompt()
     text = PngInfo()
     text.add_text("prompt", json.dumps(picture_prompt()))
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=text)

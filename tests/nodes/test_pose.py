@@ -44,6 +44,10 @@ def test_a_saved_pose_is_loaded_again(call, poses, folders):
     assert saved[0].stat().st_mode == (folders / "any").stat().st_mode
     (folders / "input" / "mine.json").write_bytes(saved[0].read_bytes())
     assert call("CNetLoadPose", file="mine.json") == poses
+    for name in ("pose [1].json", "DANCER.JSON"):
+        (folders / "input" / "mine.json").rename(folders / "input" / name)
+        assert call("CNetLoadPose", file=name) == poses
+        (folders / "input" / name).rename(folders / "input" / "mine.json")
     assert call("CNetLoadPose", file="dance/pose_00002_.json [output]") == poses
 
 

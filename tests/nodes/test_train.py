@@ -290,6 +290,14 @@ def test_names_that_lead_out_of_the_hosts_folders_are_refused(folders, run, trai
     assert not list(folders.rglob("*escaped*")) and not Path("/tmp/escaped").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_data_may_lie_elsewhere_by_a_link_in_the_input_folder(folders, run):
+    folder_of_pairs(folders / "elsewhere")
+    (folders / "input" / "linked").symlink_to(folders / "elsewhere")
+    data, _, _ = run("CNetTrainingData", **of_folder("linked"))
+    assert len(data.dataset.pairs) == 3
+
+
 def test_controls_that_cannot_be_trained_are_refused(nodes, train, run):
     host = _host(nodes)
     with pytest.raises(ValueError, match=r"Connect ControlNet From Model"):

@@ -10,7 +10,7 @@ import torch
 
 from cnet_core.errors import TrainingError
 from cnet_core.training.learner import Learner
-from cnet_core.training.loop import CURVES, HISTORY, STATES, fit
+from cnet_core.training.loop import CURVES, HISTORY, STATES, fit, probe_file
 from cnet_core.training.optimizer import ema_decay, rate_at
 from cnet_core.training.probes import Probe
 from cnet_core.training.state import States, read_state
@@ -254,6 +254,16 @@ def test_weights_that_are_half_exchanged_with_their_averages_are_not_written(
     with pytest.raises(MemoryError):
         fit(learner, source, tmp_path, prober=Drawing())
     assert states(tmp_path) == ["step-00000002"]
+
+
+def test_a_probe_that_cannot_be_written_does_not_end_the_training(tmp_path, source):
+    said: list[str] = []
+    # A folder is there, so that no file can be.
+    blocked = probe_file(tmp_path, 3)
+    (blocked / "held").mkdir(parents=True)
+    assert fit(make_learner(PROBED), source, tmp_path, prober=Drawing(), say=said.append)
+    assert any(f"{blocked} cannot be written" in line for line in said)
+    assert probe_file(tmp_path, 6).is_file() and not list(tmp_path.rglob("*.part"))
 
 
 def test_cancelled_while_the_averaged_weights_draw_it_keeps_the_others(tmp_path, source):

@@ -66,13 +66,14 @@ def test_a_toml_file_says_the_same_from_its_own_folder_and_flags_win(told, tmp_p
     "text, error",
     [
         ("steps = ", "is no TOML file"),
+        ('base = "C:\\Users\\me"', "Backslashes in paths need single quotes"),
         ("stepz = 3", r"has no setting 'stepz'; there are steps, batch"),
         ('steps = "3"', "steps is '3'; expected a whole number"),
         ("steps = 0", "steps is 0; expected 1 or more"),
         ("cache = 3", "cache is 3; expected a path in quotes"),
         ("memory = 11", "memory is 11; choose one of 8, 12, 16, 24"),
         ('tensorboard = "yes"', "tensorboard is 'yes'; expected true or false"),
-        ("memory = 12", "there is none; leave it out"),
+        ("memory = 12", "torch sees none"),
     ],
 )
 def test_wrong_settings_are_errors_that_say_the_mend(told, tmp_path, capsys, text, error):
