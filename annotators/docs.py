@@ -125,8 +125,15 @@ def _lines(annotator: Annotator) -> Iterator[str]:
         yield ""
         yield (
             "It also needs a Python package, in ComfyUI's environment: "
-            f'`python -m pip install "{requirement(annotator.extra)}"`.'
+            f'`python -m pip install "{requirement(annotator.extra)}"`.{_CAUTIONS.get(annotator.extra, "")}'
         )
+
+
+# What installing a package does to others.
+_CAUTIONS = {
+    "mediapipe": " It needs Python 3.12 or older, and puts numpy 1 in the place of numpy 2, which other "
+    "packs may need."
+}
 
 
 def _range(parameter: Parameter) -> str:

@@ -90,6 +90,9 @@ def _upright(array: np.ndarray, path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as opened:
+            if opened.format == "TIFF":
+                # OpenCV turns these itself.
+                return array
             turn = opened.getexif().get(ExifTags.Base.Orientation, 1)
     # It reads fewer formats than OpenCV, and raises whatever the bytes lead to.
     except Exception:

@@ -201,8 +201,11 @@ class Maker:
             done, make = done.with_suffix(".safetensors"), getattr(self, stage)
         if done.exists():
             print(f"{stage}: {done} is there")
-        else:
-            make()
+            return
+        make()
+        # Another rebuild begins anew.
+        for name in (stage, f"{stage}_fit"):
+            (self.states / f"{name}.pt").unlink(missing_ok=True)
 
 
 def main() -> None:

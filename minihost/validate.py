@@ -35,7 +35,7 @@ def overridden(node: type[ComfyNode], method: str) -> bool:
     return getattr(node, method).__func__ is not getattr(ComfyNode, method).__func__
 
 
-def call(method: Any, **values: Any) -> Any:
+def call(method: Any, /, **values: Any) -> Any:
     """Call a node's method, which may be a coroutine."""
     result = method(**values)
     return asyncio.run(result) if inspect.iscoroutine(result) else result

@@ -93,8 +93,8 @@ class SavePose(io.ComfyNode):
                     "filename_prefix",
                     default="pose",
                     tooltip=(
-                        "How the file's name begins; a number follows. May hold folders, and what Save Image "
-                        "knows, such as %year%."
+                        "How the file's name begins; a number follows. May hold folders, and %year%, "
+                        "%month%, %day%, %hour%, %minute%, %second%."
                     ),
                 ),
             ],

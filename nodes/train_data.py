@@ -146,7 +146,9 @@ class TrainingData(io.ComfyNode):
         annotator = None if own["hints"] == AS_GIVEN else find(own["hints"])
         maker = None if annotator is None else _maker(annotator, own)
         preparation = Preparation(resolution, _MULTIPLE, _kind(hint_kind, annotator), mirror)
-        sound, report = validate(_dataset(source), preparation, maker is not None, host.annotation_progress())
+        sound, report = validate(
+            _dataset(source, maker is not None), preparation, maker is not None, host.annotation_progress()
+        )
         if not skip_broken or not report.sound:
             report.raise_if_unfit()
         text, sheet = report.to_text(), _sheet(sound, maker, preparation)
@@ -234,9 +236,9 @@ def _image_inputs() -> list[io.Input]:
     ]
 
 
-def _dataset(source: dict[str, Any]) -> Dataset:
+def _dataset(source: dict[str, Any], hints_made: bool) -> Dataset:
     if source["source"] == FOLDER:
-        return read_folder(host.data_folder(source["folder"]))
+        return read_folder(host.data_folder(source["folder"]), hints_made)
     captions = [line.rstrip("\r") for line in (source.get("captions") or "").removesuffix("\n").split("\n")]
     return from_batch(source["images"], source.get("given_hints"), captions)
 

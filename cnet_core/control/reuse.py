@@ -38,6 +38,8 @@ _SAME = 1e-3
 # Anchors are at least so many steps apart.
 _APART = 0.5
 _TINY = torch.finfo(torch.float32).tiny
+# What was asked for so many steps ago, and not since, is asked for no more.
+_FORGOTTEN = 4
 # Adaptive: an anchor is at most so many steps after the last, and so many times its predecessor's distance.
 _LONGEST, _GROWTH = 8.0, 2.0
 
@@ -310,6 +312,7 @@ class Memory:
         The same values come back from where they are kept, and must not be changed.
         """
         kept = Kept.of(position, len(rows), residuals)
+        self._forget(position)
         for row in rows:
             anchors = self._rows.setdefault(row, deque(maxlen=self.reuse.kept))
             if anchors and not kept.alike(anchors[-1].kept):
@@ -325,6 +328,13 @@ class Memory:
                 anchors.pop()
             anchors.append(Anchor(kept, i))
         return kept.residuals()
+
+    def _forget(self, position: float) -> None:
+        """Let go of rows that were asked for no more: prompts whose time is over, windows that have moved."""
+        gone = [row for row, (_, farthest) in self._asked.items() if farthest < position - _FORGOTTEN]
+        for row in gone:
+            for memory in (self._asked, self._rows, self._gaps, self._came):
+                memory.pop(row, None)
 
     def said(self, rows: Sequence[Hashable], position: float) -> list[Tensor | None]:
         """The residuals [len(rows),...] here of rows that are kept; they may be the kept ones themselves."""

@@ -12,8 +12,11 @@ def buckets(resolution: int, multiple: int) -> list[tuple[int, int]]:
     """(width, height) of every bucket, widest first: multiples of `multiple`, area at most resolution
     squared, aspects up to 3:1 either way.
 
-    resolution: side of the square one in pixels. Raises DataError unless it is a multiple itself.
+    resolution: side of the square one in pixels. Raises DataError unless it is a multiple itself, and
+    `multiple` one of 8, the pixels of a latent.
     """
+    if multiple < 8 or multiple % 8:
+        raise DataError(f"the sides' multiple is {multiple}; expected 8, 16, or another multiple of 8.")
     if resolution < multiple or resolution % multiple:
         down = max(multiple, resolution // multiple * multiple)
         raise DataError(

@@ -294,8 +294,9 @@ class _Prepared:
     maker: HintMaker | None
 
     def image(self) -> np.ndarray:
-        pixels = fitted(self.pair.picture(), *self.size)
-        return mirrored(pixels) if self.mirrored else pixels
+        pixels = self.pair.picture()
+        # Before it is cut, as the hint, so that both lose the same where the middle is half a pixel off.
+        return fitted(mirrored(pixels) if self.mirrored else pixels, *self.size)
 
     def control(self) -> np.ndarray:
         if self.maker is not None:
@@ -335,14 +336,16 @@ def _prepared(
     if maker is None and pair.hint is None:
         raise DataError(f"{pair.name} has no hint; add hints, or choose an annotator that makes them.")
     for turned in (False, True) if preparation.mirror else (False,):
+        # What was once cut before it was mirrored is another picture where more is cut at the right.
+        how_turned = "mirrored, then cut" if turned and (width - wide) % 2 else turned
         if maker is not None:
-            hint = _key("made", image, size, turned, maker.identity)
+            hint = _key("made", image, size, how_turned, maker.identity)
         else:
             assert pair.hint is not None
             # The kind counts only where it changes the pixels.
             how = kind if turned or kind == "areas" else None
             hint = _key("hint", _content(pair.hint), size, turned, how)
-        latent = _key("latent", image, size, turned, latent_id)
+        latent = _key("latent", image, size, how_turned, latent_id)
         yield _Prepared(pair, kind, size, (width, height), crop, turned, latent, hint, maker)
 
 

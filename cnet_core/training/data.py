@@ -44,6 +44,8 @@ _FOLDERS = {
     "caption": ("captions", "caption", "text", "texts", "prompts"),
 }
 _LISTINGS = ("metadata.jsonl", "train.jsonl", "prompt.json")
+# Pictures all the same.
+_OTHER_SUFFIXES = (".gif", ".avif", ".heic", ".heif", ".jfif", ".jxl", ".tga")
 _HINT_ENDINGS = ("_hint", ".hint", "_cond", "_control", "_conditioning")
 _CAPTION_SUFFIXES = (".txt", ".caption")
 _COLUMNS = {
@@ -110,9 +112,10 @@ class Dataset:
         return all(pair.hint is not None for pair in self.pairs)
 
 
-def read_folder(folder: str | Path) -> Dataset:
+def read_folder(folder: str | Path, hints_made: bool = False) -> Dataset:
     """The pairs of a folder in one of `LAYOUTS`; pictures are not opened yet.
 
+    hints_made: an annotator makes the hints; those that are there are passed over.
     Raises DataError if it is no folder, or holds no pictures at all. Whatever is wrong with single files is
     listed in `problems`.
     """
@@ -122,7 +125,10 @@ def read_folder(folder: str | Path) -> Dataset:
         raise DataError(f"{folder} {what}; expected a folder of training data.\n\n{LAYOUTS}")
     try:
         listing = next((folder / name for name in _LISTINGS if (folder / name).is_file()), None)
-        dataset = _from_names(folder) if listing is None else _from_lines(folder, listing)
+        if listing is None:
+            dataset = _from_names(folder, hints_made)
+        else:
+            dataset = _from_lines(folder, listing, hints_made)
     except PermissionError as error:
         raise DataError(f"{error.filename} cannot be opened: {error.strerror}. Check permissions.") from error
     if not dataset.pairs and not dataset.problems:
@@ -177,9 +183,11 @@ def _decoded(path: Path) -> str:
         ) from error
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in found if not path.name.startswith(".") and path.is_file())
+def _pictures_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """Those that are not hidden, nor in a hidden folder, as notebooks leave copies in."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    shown = (path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+    return sorted(path for path in shown if path.is_file())
 
 
 def _stem(path: Path, folder: Path) -> str:
@@ -204,7 +212,7 @@ class _ByStem:
             self.paths[stem] = path
 
 
-def _from_names(folder: Path) -> Dataset:
+def _from_names(folder: Path, hints_made: bool) -> Dataset:
     problems: list[Problem] = []
     images, hints, captions = _ByStem(problems), _ByStem(problems), _ByStem(problems)
     inside = {
@@ -212,18 +220,26 @@ def _from_names(folder: Path) -> Dataset:
         for kind, names in _FOLDERS.items()
     }
     pictures, apart = inside["image"] or folder, inside["hint"]
-    for path in _pictures_in(pictures):
-        if inside["image"] is None and any(f is not None and f in path.parents for f in inside.values()):
-            continue
-        stem = _stem(path, pictures)
+
+    def elsewhere(path: Path) -> bool:
+        return inside["image"] is None and any(f is not None and f in path.parents for f in inside.values())
+
+    found = {path: _stem(path, pictures) for path in _pictures_in(pictures) if not elsewhere(path)}
+    stems = set(found.values())
+    for path, stem in found.items():
         ending = next((e for e in _HINT_ENDINGS if stem.lower().endswith(e)), None)
-        if apart is None and ending is not None:
-            hints.add(stem[: -len(ending)], path)
-        else:
+        base = None if ending is None or apart is not None else stem[: -len(ending)]
+        # Where no hints are looked for, the name of a picture may end so by itself.
+        if base is None or (hints_made and base not in stems):
             images.add(stem, path)
-    if apart is not None:
+        elif not hints_made:
+            hints.add(base, path)
+    if apart is not None and not hints_made:
         for path in _pictures_in(apart):
             hints.add(_stem(path, apart), path)
+    for path in _pictures_in(folder, _OTHER_SUFFIXES):
+        message = f"is left out: {path.suffix.lower()} is not read. Save it as .png."
+        problems.append(Problem("unreadable", str(path), message, fatal=False))
     # Captions of the same names lie in their own folder, or beside the images.
     texts = inside["caption"] or pictures
     for path in sorted(p for p in texts.rglob("*") if p.suffix.lower() in _CAPTION_SUFFIXES and p.is_file()):
@@ -283,7 +299,7 @@ def _paired(
     return Dataset(tuple(pairs), tuple(problems), source)
 
 
-def _from_lines(folder: Path, listing: Path) -> Dataset:
+def _from_lines(folder: Path, listing: Path, hints_made: bool) -> Dataset:
     """Pairs of a file with one JSON object a line; a JSON list of such objects serves too."""
     problems: list[Problem] = []
     pairs: dict[Path, Pair] = {}
@@ -292,6 +308,7 @@ def _from_lines(folder: Path, listing: Path) -> Dataset:
         where = f"{listing.name} line {number}"
         try:
             pair = _pair_of(folder, row)
+            pair = replace(pair, hint=None) if hints_made else pair
         except DataError as error:
             problems.append(Problem("layout", where, str(error)))
             continue

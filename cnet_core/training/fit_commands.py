@@ -174,8 +174,6 @@ def _fit(plan: Plan, resume: bool) -> int:
     log = TensorBoard(plan.out / "tensorboard", begun) if plan.tensorboard and first else None
     progress = Progress(plan.out, log)
     if first:
-        if not states.paths():
-            plan.remember(settings)
         progress.say(
             f"training a {'Control-LoRA' if settings.rank else 'ControlNet'} for "
             f"{base_name(learner.base.config)} on {len(ready.source)} pairs, "
@@ -198,13 +196,14 @@ def _fit(plan: Plan, resume: bool) -> int:
                 stopping,
                 prober,
                 progress.say,
+                # What was told is kept at once, for whoever resumes what is killed.
+                begun=lambda: plan.remember(settings),
             )
         finally:
             progress.close()
     status = 0 if done else 128 + (stopping.signal or 0)
     if not first:
         return status
-    plan.remember(settings)
     if not done:
         print(
             f"stopped after step {learner.step}. Go on with: python -m cnet_core.training resume {plan.out}"

@@ -17,10 +17,11 @@ from .curves import History, curves
 from .learner import Learner
 from .probes import Probe, Prober
 from .shards import checksum, write_whole
-from .state import State, States, check_writable, writing
+from .state import State, States, alone, check_writable, writing
 
 # Where a training keeps things, below its folder.
 STATES, PROBES, CURVES, HISTORY = "states", "probes", "curves.png", "history.json"
+_INITIAL = "initial ControlNet"
 
 
 def probe_file(folder: Path, step: int) -> Path:
@@ -56,24 +57,33 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     prober: Prober | None = None,
     say: Callable[[str], None] = lambda message: None,
+    begun: Callable[[], None] = lambda: None,
 ) -> bool:
     """Train until settings.steps, writing states, probes and curves below the folder; whether it got there.
 
     report: called after every step by the first process; what it raises (a host's Cancel), as anything else
     that ends the training, does so after a state was written. stop: asked between steps; True writes a state
     and returns. resume: go on from the folder's newest state. say: told of damaged states.
-    Raises TrainingError for a folder that cannot be written, one that holds another training, a resumption
-    with other settings, base or data, a full disk, a loss that is no number.
+    begun: called in the first process once the training is known to go on in this folder.
+    Raises TrainingError for a folder that cannot be written, one that holds another training or in which
+    another process trains, a resumption with other settings, base, data or initial ControlNet, a full disk,
+    a loss that is no number.
     """
-    return _Run(learner, source, Path(folder), report, stop, prober, say).run(resume)
+    run = _Run(learner, source, Path(folder), report, stop, prober, say)
+    if not learner.processes.first:
+        return run.run(resume, begun=lambda: None)
+    check_writable(run.folder)
+    with alone(run.folder):
+        return run.run(resume, begun)
 
 
 def identity(learner: Learner, source: Source) -> dict[str, Any]:
-    """What a training must share with one that goes on with its state, by name."""
+    """What a training must share with one that goes on with its state, by name; learner: at its beginning."""
     return {
         **learner.settings.result_dependent,
         "processes": learner.processes.count,
         "base": checksum(learner.base.state_dict()),
+        _INITIAL: checksum(learner.named),
         "data": source.data_hash,
     }
 
@@ -81,6 +91,9 @@ def identity(learner: Learner, source: Source) -> dict[str, Any]:
 def check_identity(state: State, current: Mapping[str, Any]) -> None:
     """Raise TrainingError, naming what differs, unless the state is of a training like the current one."""
     before = state.facts["identity"]
+    if _INITIAL not in before:
+        # Older states do not say it.
+        current = {name: value for name, value in current.items() if name != _INITIAL}
     names = [name for name in {**before, **current} if before.get(name) != current.get(name)]
     if names:
         listed = "; ".join(f"{n} was {_short(before.get(n))}, is {_short(current.get(n))}" for n in names)
@@ -120,7 +133,7 @@ class _Run:
         # What it begins with needs no state; without one, another try may have other settings.
         self.saved_step = learner.step
 
-    def run(self, resume: bool) -> bool:
+    def run(self, resume: bool, begun: Callable[[], None]) -> bool:
         check_writable(self.folder)
         self.identity = identity(self.learner, self.source)
         if resume:
@@ -130,6 +143,7 @@ class _Run:
             raise TrainingError(
                 f"{self.folder} holds a training already (up to {newest}). Resume it, or choose another one."
             )
+        begun()
         self.started, self.timed = time.monotonic(), self.learner.step
         try:
             return self.steps()

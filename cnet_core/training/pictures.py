@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from ..errors import DataError
 from .skeletons import mirrored_skeleton
@@ -18,6 +18,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 HintKind = Literal["lines", "soft", "photo", "depth", "normals", "midas_normals", "areas", "skeleton"]
 HINT_KINDS: tuple[HintKind, ...] = get_args(HintKind)
 _X_CHANNELS = {"normals": 0, "midas_normals": 2}
+# Its tags ImageWidth and ImageLength.
+_TIFF_SIZE = 256, 257
 
 
 @contextmanager
@@ -36,6 +38,9 @@ def picture_size(path: Path) -> tuple[int, int]:
     """(width, height) of a picture file as `read_picture` turns it. Raises DataError as that does."""
     with _opened(path) as opened:
         width, height = opened.size
+        if isinstance(opened, TiffImagePlugin.TiffImageFile):
+            # Newer Pillows have turned these sizes already.
+            width, height = (int(opened.tag_v2[tag]) for tag in _TIFF_SIZE)
         sideways = opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     return (height, width) if sideways else (width, height)
 

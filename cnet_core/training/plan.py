@@ -61,6 +61,8 @@ class Plan:
         paths = {name: getattr(self, name) for name in _PATHS if name != "out"}
         values = {name: path.resolve() for name, path in paths.items() if path is not None}
         lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
+        if self.device is not None:
+            lines.append(f"device = {_toml(self.device)}")
         lines += [f"tensorboard = {_toml(self.tensorboard)}", ""]
         lines += [f"{name} = {_toml(value)}" for name, value in asdict(settings).items()]
         write_whole(self.out / PLAN, ("\n".join(lines) + "\n").encode())

@@ -79,6 +79,15 @@ def processes(device: str | None = None) -> Processes:
     """Those that this one was started among; alone, on `device` (by default a GPU where there is one).
 
     Several take each a GPU of its own, or the CPU if `device` says so or there is no GPU.
+    Raises TrainingError for a device that is not there.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Accelerated(device == "cpu") if _started() > 1 else Processes(device)
+    if _started() > 1:
+        return Accelerated(device == "cpu")
+    try:
+        torch.empty(0, device=device)
+    # Asked for CUDA, a torch without it fails by an assertion.
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"torch has no device {device!r} to train on: {reason}") from error
+    return Processes(device)

@@ -1,8 +1,10 @@
 """States of a training on disk, from which it goes on exactly: the newest few, each whole or not there."""
 
 import contextlib
+import errno
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,36 @@ def writing(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {reason}. What was written before is whole; free space or mend the "
             "permissions, then resume."
         ) from error
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in the folder, until the end of this one at the latest.
+
+    Raises TrainingError if one does. Where the file system knows no locks, nobody is kept.
+    """
+    with open(folder / ".lock", "ab") as file:
+        if not _locked(file.fileno()):
+            raise TrainingError(
+                f"another process trains in {folder}. Wait for its end, or choose another folder."
+            )
+        yield
+
+
+def _locked(file: int) -> bool:
+    """Lock an open file, unless another process has. The system lets go when it is closed."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+    return True
 
 
 def check_writable(folder: Path) -> None:

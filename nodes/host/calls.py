@@ -3,9 +3,11 @@
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 from weakref import ref
 
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -155,7 +157,12 @@ def window_of(image: Tensor, call: Call) -> Tensor:
     # Of the whole picture's shape before it is cut into windows.
     image = cut_to_shape(image, *size)
     length = image.shape[axis]
-    first, last = min(indices), max(indices) + 1
-    start = min(length - 1, round(first * length / whole))
-    stop = max(start + 1, round(last * length / whole))
-    return image.narrow(axis, start, stop - start)
+    # A window of a closed loop goes on at the beginning.
+    ends = [i for i in range(1, len(indices)) if indices[i] < indices[i - 1]]
+    parts = []
+    for begin, end in pairwise([0, *ends, len(indices)]):
+        run = indices[begin:end]
+        start = min(length - 1, round(min(run) * length / whole))
+        stop = max(start + 1, round((max(run) + 1) * length / whole))
+        parts.append(image.narrow(axis, start, stop - start))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)

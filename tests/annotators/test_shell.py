@@ -331,6 +331,25 @@ def test_minus_one_is_refused_and_black_is_written(tmp_path, capsys):
     assert made[:3].eq(0).all() and made[3:].gt(0.7).all()
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_pictures_of_every_format_are_turned_as_their_camera_says(tmp_path, suffix, turn):
+    from PIL import Image, ImageOps
+
+    rows = np.linspace(0, 255, 16)[:, None, None]
+    columns = np.linspace(0, 255, 24)[None, :, None]
+    pixels = np.concatenate(np.broadcast_arrays(rows, columns, 128.0), -1).round().astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    exif = picture.getexif()
+    exif[0x0112] = turn
+    picture.save(
+        tmp_path / f"a.{suffix}", exif=exif, **({"quality": 100} if suffix in ("jpg", "webp") else {})
+    )
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / f"a.{suffix}")), np.float32) / 255
+    found = files.read(tmp_path / f"a.{suffix}")[0].numpy()
+    assert found.shape == expected.shape and np.abs(found - expected).max() < 0.1
+
+
 def test_extras_are_written_beside_the_hint(folder):
     words = ["--extras", "--param", "min_length=3", str(folder / "in/a.png"), str(folder / "out")]
     assert main(["run", "lsd_lines", *words]) == 0

@@ -1,6 +1,7 @@
 """Residuals reused between steps: where they are computed, and what is said at the other steps."""
 
 import math
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -112,6 +113,21 @@ def test_going_back_is_no_call_more_in_a_step(share, spacing):
             memory.keep(["row"], position, [linear(position)])
             computed += 1
     assert len(memory.reuse.plan(even(30))) <= computed <= share * len(asked) + 2
+
+
+def test_rows_that_are_asked_for_no_more_are_let_go():
+    """Prompts in turn, each of its own steps, take no more memory than a few of them."""
+    memory = Memory(Reuse("predicted", "uniform", 0.3), even(60))
+    kept = []
+    for position in map(float, range(60)):
+        row = f"prompt {int(position) // 5}"
+        if memory.due(row, position):
+            memory.keep([row], position, [value := linear(position)])
+            kept.append(weakref.ref(memory._rows[row][-1].kept))
+            del value
+        elif position % 5:
+            memory.said([row], position)
+    assert len(kept) > 12 and sum(one() is not None for one in kept) <= 6
 
 
 def test_adaptive_steps_are_fewer_the_less_changes_and_the_more_is_accepted():

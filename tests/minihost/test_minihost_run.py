@@ -23,6 +23,7 @@ from minihost.graph import Executor
 from minihost.nodes_core import saved_paths
 from minihost.shims import folder_paths
 from minihost.shims.model_management import InterruptProcessingException
+from minihost.validate import call
 
 PACK = str(Path(__file__).parent / "tinypack")
 
@@ -342,3 +343,8 @@ def test_ctrl_c_stops_at_the_next_step(tmp_path, picture_prompt):
         assert process.wait() == CANCELLED
     assert "Cancelled." in rest and "Traceback" not in rest
     assert not list(tmp_path.glob("**/*.png"))
+
+
+def test_inputs_may_have_any_name():
+    """An input of Residual Reuse is called as the function's own argument is."""
+    assert call(lambda **inputs: inputs, method=1, values=2, self=3) == {"method": 1, "values": 2, "self": 3}

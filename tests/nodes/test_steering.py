@@ -193,6 +193,16 @@ def test_a_window_over_columns_sees_its_part_of_hint_and_mask(prompts, load, app
         assert_same(seen, blocks(ask(alone, size=(4, 4))), rtol=1e-5, atol=1e-6)
 
 
+def test_a_window_of_a_closed_loop_sees_the_end_of_a_hint_and_then_its_beginning(prompts, load, apply, ask):
+    hint = torch.rand(1, 32, 64, 3, generator=torch.Generator().manual_seed(4))
+    mask = torch.rand(1, 4, 8, generator=torch.Generator().manual_seed(5))
+    window = SimpleNamespace(dim=3, index_list=[6, 7, 0, 1], total_frames=8)
+    rolled, alone = hint.roll(16, 2)[:, :, :32], mask.roll(2, -1)[..., :4]
+    seen = blocks(ask(apply(prompts, load("first"), hint, mask=mask), window=window, size=(4, 4)))
+    expected = blocks(ask(apply(prompts, load("first"), rolled, mask=alone), size=(4, 4)))
+    assert_same(seen, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_window_over_columns_sees_a_hint_of_another_shape_cut_as_the_whole_picture_would(
     prompts, load, apply, ask
 ):

@@ -205,6 +205,18 @@ def test_an_annotator_makes_hints_that_fit_the_cropped_picture(encoders, tmp_pat
     assert (plain.original, plain.crop) == ((100, 64), (18, 0))
 
 
+@pytest.mark.parametrize("width", [128, 129, 130, 193])
+def test_a_mirrored_pair_is_cut_alike(encoders, tmp_path, width):
+    """The same pixels as picture and hint stay the same, where the middle is half a pixel off as well."""
+    images = torch.rand(1, 64, width, 3, generator=torch.Generator().manual_seed(2))
+    preparation = Preparation(64, 64, "photo", mirror=True)
+    (pair,) = from_batch(images, images).pairs
+    made = list(caching._prepared(pair, preparation, [(64, 64)], "latents-1", None))
+    assert [one.mirrored for one in made] == [False, True]
+    for one in made:
+        assert np.array_equal(one.image(), one.control())
+
+
 def test_mirroring_must_know_what_the_hints_show():
     with pytest.raises(DataError, match="mirroring must know"):
         Preparation(mirror=True)

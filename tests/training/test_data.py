@@ -290,6 +290,30 @@ def test_hints_may_be_left_to_an_annotator(tmp_path):
     assert "orphan" not in problems(tmp_path, hints_made=True)
 
 
+def test_where_an_annotator_makes_the_hints_those_that_are_there_do_not_matter(folder, tmp_path):
+    count = len(read_folder(folder).pairs)
+    next(iter(sorted((folder / "hints").iterdir()))).unlink()
+    (folder / "hints" / "odd.png").write_bytes(b"broken")
+    data = read_folder(folder, hints_made=True)
+    assert len(data.pairs) == count and not data.problems and all(pair.hint is None for pair in data.pairs)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for name in ("a", "a_hint", "remote_control"):
+        Image.new("RGB", (64, 64)).save(flat / f"{name}.png")
+    data = read_folder(flat, hints_made=True)
+    assert [pair.name for pair in data.pairs] == ["a", "remote_control"] and not data.problems
+
+
+def test_pictures_that_are_not_read_are_named_and_hidden_folders_are_not_looked_into(tmp_path):
+    (tmp_path / "images" / ".ipynb_checkpoints").mkdir(parents=True)
+    for name in ("a.png", "b.gif", ".ipynb_checkpoints/a-checkpoint.png"):
+        Image.new("RGB", (64, 64)).save(tmp_path / "images" / name)
+    data = read_folder(tmp_path)
+    assert [pair.name for pair in data.pairs] == ["a"]
+    (note,) = data.problems
+    assert note.where.endswith("b.gif") and ".gif is not read" in note.message and not note.fatal
+
+
 def test_the_report_is_text_and_json(folder):
     (folder / "hints" / "1.png").unlink()
     _, report = validate(read_folder(folder), SQUARE)
@@ -346,6 +370,17 @@ def test_pictures_are_turned_laid_over_black_and_scaled_from_sixteen_bits(tmp_pa
         read_picture(tmp_path / "float.tiff")
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_sizes_are_those_of_the_turned_picture_in_every_format(tmp_path, suffix, turn):
+    picture = Image.new("RGB", (24, 16), (200, 100, 50))
+    exif = picture.getexif()
+    exif[0x0112] = turn
+    picture.save(tmp_path / f"a.{suffix}", exif=exif)
+    height, width = read_picture(tmp_path / f"a.{suffix}").shape[:2]
+    assert picture_size(tmp_path / f"a.{suffix}") == (width, height) == ((16, 24) if turn > 4 else (24, 16))
+
+
 SIDES = st.integers(1, 4000)
 
 
@@ -367,6 +402,9 @@ def test_the_square_picture_has_the_square_bucket():
     assert bucket_of(700, 700, buckets(512, 64)) == (512, 512)
     with pytest.raises(DataError, match="choose 448 or 512"):
         buckets(500, 64)
+    for multiple in (0, -64, 1, 12):
+        with pytest.raises(DataError, match="multiple of 8"):
+            buckets(512, multiple)
 
 
 def test_picture_and_hint_are_cut_alike_whatever_their_sizes():

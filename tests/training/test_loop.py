@@ -13,7 +13,7 @@ from cnet_core.training.learner import Learner
 from cnet_core.training.loop import CURVES, HISTORY, STATES, fit, probe_file
 from cnet_core.training.optimizer import ema_decay, rate_at
 from cnet_core.training.probes import Probe
-from cnet_core.training.state import States, read_state
+from cnet_core.training.state import State, States, read_state
 
 from .conftest import SETTINGS, Memory, make_learner
 
@@ -69,6 +69,22 @@ def test_cancelled_and_resumed_it_ends_as_if_it_had_not_been(tmp_path, source, s
     assert same(resumed.result(), straight.result())
     histories = [(tmp_path / run / HISTORY).read_text() for run in ("straight", "cut")]
     assert histories[0] == histories[1]
+
+
+def test_another_initial_network_is_another_training(tmp_path, source):
+    fit(make_learner(SETTINGS), source, tmp_path)
+    other = make_learner(SETTINGS)
+    with torch.no_grad():
+        other.weights[0].add_(1)
+    with pytest.raises(TrainingError, match="initial ControlNet was"):
+        fit(other, source, tmp_path, resume=True)
+    # States of before it was noted are taken as they are.
+    for path in States(tmp_path / STATES, 2).paths():
+        state = read_state(path)
+        del state.facts["identity"]["initial ControlNet"]
+        tensors = {name: tensor.clone() for name, tensor in state.tensors.items()}
+        States(tmp_path / STATES, 2).write(State(state.step, tensors, state.facts))
+    assert fit(make_learner(SETTINGS), source, tmp_path, resume=True)
 
 
 def test_an_end_before_the_first_step_leaves_the_folder_free_for_other_settings(tmp_path):

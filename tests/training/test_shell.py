@@ -16,7 +16,7 @@ from cnet_core.checkpoints import load_controlnet, read_state_dict, save_control
 from cnet_core.networks.controlnet import ControlNet
 from cnet_core.training.loop import CURVES, HISTORY, STATES
 from cnet_core.training.plan import PLAN, read_toml
-from cnet_core.training.state import State, States, read_state
+from cnet_core.training.state import State, States, alone, read_state
 
 from .conftest import CONFIG, HINT_WIDTHS, XL, make_base
 from .shelling import REPO, STEPS, in_process, result, run, same, told
@@ -137,6 +137,32 @@ def test_resume_takes_what_changes_nothing_and_refuses_the_rest(told, tmp_path, 
     assert same(result(folder), result(tmp_path / "ten"))
     assert run("resume", tmp_path) == 1
     assert f"has no {PLAN}" in capsys.readouterr().err
+
+
+def test_what_a_killed_resumption_was_told_is_remembered(told, tmp_path):
+    folder = tmp_path / "pose"
+    assert run("fit", *told, "--device", "cpu") == 0
+    assert read_toml(folder / PLAN)["device"] == "cpu"
+    killed = in_process(
+        "resume", folder, "--steps", 40, when=lambda line: signal.SIGKILL if "step 10/" in line else None
+    )
+    assert killed[0] == -signal.SIGKILL and read_toml(folder / PLAN)["steps"] == 40
+
+
+def test_two_trainings_in_one_folder_are_refused(told, tmp_path, capsys):
+    folder = tmp_path / "pose"
+    folder.mkdir()
+    with alone(folder):
+        assert run("fit", *told) == 1
+    assert f"another process trains in {folder}" in capsys.readouterr().err
+    assert not (folder / PLAN).exists()
+    assert run("fit", *told) == 0
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:77"])
+def test_a_device_that_is_not_there_is_named(told, tmp_path, capsys, device):
+    assert run("fit", *told, "--device", device) == 1
+    assert f"no device '{device}'" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_stops_it_and_the_states_from_before_serve(told, tmp_path, capsys):
