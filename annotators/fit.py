@@ -235,12 +235,7 @@ def _border(maps: Tensor, kind: Kind) -> Tensor:
         return maps.new_zeros(maps.shape[:2])
     edges = torch.cat([maps[..., 0, :], maps[..., -1, :], maps[..., 0], maps[..., -1]], -1)
     if kind == "normals":
-        middle = edges.median(-1).values * 2 - 1
-        length = middle.norm(dim=1, keepdim=True)
-        # Where the edges face all ways, what faces the viewer.
-        facing = torch.zeros_like(middle)
-        facing[:, -1] = 1.0
-        return torch.where(length > 0.1, middle / length.clamp(min=1e-6), facing) / 2 + 0.5
+        return _border_of_normals(maps, edges)
     if kind != "areas":
         return edges.median(-1).values
     colours = []
@@ -248,3 +243,18 @@ def _border(maps: Tensor, kind: Kind) -> Tensor:
         found, counts = edge.unique(dim=1, return_counts=True)
         colours.append(found[:, counts.argmax()])
     return torch.stack(colours)
+
+
+def _border_of_normals(maps: Tensor, edges: Tensor) -> Tensor:
+    """The colour [B,C] around normals [B,C,H,W] with these edges [B,C,N]: a normal, if they are."""
+    middle = edges.median(-1).values
+    vector = middle * 2 - 1
+    length = vector.norm(dim=1, keepdim=True)
+    # Where the edges face all ways their median is short, and what faces the viewer is taken: the axis of
+    # which a map has most.
+    axis = maps.mean((2, 3)).argmax(1)
+    facing = F.one_hot(axis, maps.shape[1]).to(maps)
+    normal = torch.where(length > 0.1, vector / length.clamp(min=1e-6), facing) / 2 + 0.5
+    # A background without any, grey or black, stays what it is.
+    longest = (edges * 2 - 1).norm(dim=1).median(-1).values[:, None]
+    return torch.where((longest - 1).abs() < 0.2, normal, middle)

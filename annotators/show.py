@@ -17,9 +17,10 @@ def fitted(
     """Hints [B,H,W,C] at a size (height, width), float32; the second or fourth of their channels is opacity.
     kind: "auto" tells it for each by its looks.
 
-    Raises AnnotatorError if the hints are no pictures.
+    Raises AnnotatorError if the hints are no pictures, ParameterError for a size or mode that is none.
     """
     _check(hints, "hint")
+    fit.place((hints.shape[1], hints.shape[2]), size, mode)
     made = torch.empty(len(hints), *size, hints.shape[-1])
     for hint, place in zip(hints, made, strict=True):
         place.copy_(_fitted(_map(hint), size, mode, kind)[0].movedim(0, -1))

@@ -90,7 +90,10 @@ def build(
 
 
 # How torch and the systems say that memory is short, Windows by a number.
-_OF_MEMORY = ("allocate memory", "unable to mmap", "file mapping", "map view", "1455")
+_OF_MEMORY = (
+    "allocate memory", "unable to mmap", "file mapping", "map view",
+    "os error 1455", "winerror 1455", "error code: <1455>",
+)  # fmt: skip
 
 
 def read(path: Path, inside: str | None = None) -> dict[str, Any]:

@@ -120,9 +120,16 @@ def transformers() -> Any:
     try:
         import transformers
     except ModuleNotFoundError as error:
+        missing = "" if error.name == "transformers" else f" with all that it needs ({error})"
         raise DependencyError(
-            "this annotator's network comes from the library transformers, which is not installed. Install "
-            'the pack\'s extra of that name: pip install "transformers>=4.44".'
+            f"this annotator's network comes from the library transformers, which is not installed{missing}. "
+            'Install the pack\'s extra of that name: pip install "transformers>=4.44".'
+        ) from error
+    # It fails in ways of its own, too.
+    except Exception as error:
+        raise DependencyError(
+            f"the library transformers is installed, but fails to load: {type(error).__name__}: {error}. "
+            'Install it anew: pip install "transformers>=4.44".'
         ) from error
     return transformers
 

@@ -62,7 +62,7 @@ CONTROLNETS: tuple[Family, ...] = (
     Family(
         "controlnet_xs",
         "ControlNet-XS",
-        contains_any(".ctrl_to_base.", ".base_to_ctrl.", "ctrl_to_base.", "base_to_ctrl."),
+        contains_any("ctrl_to_base.", "base_to_ctrl."),
         mend="It is run by diffusers; there is no node for it in ComfyUI or this pack.",
     ),
     Family(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import BaseMismatchError, CheckpointError
 from .bases import base_name, check_base
-from .control_file import ControlFile, control_file
+from .control_file import ControlFile, control_file, reading
 from .family import Family
 from .shapes import block_number, encoder_config
 from .weights import BaseWeight, Weight, base_weights, low_rank
@@ -120,9 +120,9 @@ def open_low_rank(
                 )
         return replace(file, config=config, tensors=content.merged(theirs), needs=None, join=None)
 
-    file = control_file(
-        path, family, outline(path, content.shapes), metadata, needs, join, lambda name: prefix + name
-    )
+    with reading(path, family, lambda name: prefix + name):
+        outlined = outline(path, content.shapes)
+    file = control_file(path, family, outlined, metadata, needs, join, lambda name: prefix + name)
     return replace(file, tensors=tensors)
 
 

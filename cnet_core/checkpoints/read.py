@@ -99,7 +99,7 @@ def _read(path: Path, start: bytes) -> StateFile:
         file = _read_safetensors(path)
     # A zip archive (torch.save since 1.6) or a bare pickle (before).
     elif start.startswith((b"PK\x03\x04", b"\x80")):
-        file = StateFile(path, _read_pickle(path))
+        file = StateFile(path, _read_pickle(path, start))
     else:
         raise _not_a_checkpoint(path, start)
     longest = max(file.tensors, key=len, default="")
@@ -112,7 +112,10 @@ def _read(path: Path, start: bytes) -> StateFile:
 
 
 # As torch, safetensors and the systems say it, Windows by a number.
-_OF_MEMORY = ("allocate memory", "unable to mmap", "cannot map", "file mapping", "map view", "1455")
+_OF_MEMORY = (
+    "allocate memory", "unable to mmap", "cannot map", "file mapping", "map view",
+    "os error 1455", "winerror 1455", "error code: <1455>",
+)  # fmt: skip
 
 
 def _is_of_memory(error: BaseException) -> bool:
@@ -170,6 +173,12 @@ def _read_safetensors(path: Path) -> StateFile:
         if _is_of_memory(error):
             raise MemoryError(str(error)) from error
         raise CheckpointError(f"{path} is damaged: {error}. Download it again.") from error
+    except OSError as error:
+        if _is_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"{path} cannot be read: {error}. Some drives cannot map files into memory: copy it to another."
+        ) from error
 
 
 def _check_safetensors(path: Path) -> dict[str, str]:
@@ -199,8 +208,9 @@ def _check_safetensors(path: Path) -> dict[str, str]:
     return metadata
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    _check_archive(path)
+def _read_pickle(path: Path, start: bytes) -> dict[str, Tensor]:
+    if start.startswith(b"PK"):
+        _check_archive(path)
     try:
         content = _torch_load(path)
         tensors = _flatten(_unwrap(content))
@@ -230,9 +240,8 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
-        # A bare pickle, or damage that torch tells of.
-        return
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise _damaged(path, error) from error
     # Older versions of torch run such programs whatever they are told of weights.
     if any(name.endswith("constants.pkl") for name in names):
         raise CheckpointError(

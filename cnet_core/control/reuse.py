@@ -277,6 +277,8 @@ class Memory:
         self._plans: dict[int, list[int]] = {}
         # Of each row how many noise levels it was asked at, and its farthest position.
         self._asked: dict[Hashable, tuple[int, float]] = {}
+        # The farthest position of all, and the one before.
+        self._before = self._latest = -math.inf
         self._rows: dict[Hashable, deque[Anchor]] = {}
         # Adaptive: how far the next anchor of a row lies from its last.
         self._gaps: dict[Hashable, int] = {}
@@ -292,6 +294,8 @@ class Memory:
         # Samplers may go back, but come to the same levels again.
         if position > farthest:
             asked, farthest = asked + 1, position
+        if position > self._latest:
+            self._before, self._latest = self._latest, position
         self._asked[row] = asked, farthest
         anchors = self._rows.get(row)
         if not anchors or position < anchors[-1].position:
@@ -312,7 +316,7 @@ class Memory:
         The same values come back from where they are kept, and must not be changed.
         """
         kept = Kept.of(position, len(rows), residuals)
-        self._forget(position)
+        self._forget()
         for row in rows:
             anchors = self._rows.setdefault(row, deque(maxlen=self.reuse.kept))
             if anchors and not kept.alike(anchors[-1].kept):
@@ -329,9 +333,10 @@ class Memory:
             anchors.append(Anchor(kept, i))
         return kept.residuals()
 
-    def _forget(self, position: float) -> None:
+    def _forget(self) -> None:
         """Let go of rows that were asked for no more: prompts whose time is over, windows that have moved."""
-        gone = [row for row, (_, farthest) in self._asked.items() if farthest < position - _FORGOTTEN]
+        # Before the latest position, because other rows may yet be asked for there.
+        gone = [row for row, (_, farthest) in self._asked.items() if farthest < self._before - _FORGOTTEN]
         for row in gone:
             for memory in (self._asked, self._rows, self._gaps, self._came):
                 memory.pop(row, None)

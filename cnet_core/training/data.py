@@ -131,8 +131,9 @@ def read_folder(folder: str | Path, hints_made: bool = False) -> Dataset:
             dataset = _from_lines(folder, listing, hints_made)
     except PermissionError as error:
         raise DataError(f"{error.filename} cannot be opened: {error.strerror}. Check permissions.") from error
-    if not dataset.pairs and not dataset.problems:
-        raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).\n\n{LAYOUTS}")
+    if not dataset.pairs and not any(problem.fatal for problem in dataset.problems):
+        notes = "".join(f"\n{problem}" for problem in dataset.problems[:3])
+        raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}).{notes}\n\n{LAYOUTS}")
     return dataset
 
 
@@ -183,8 +184,8 @@ def _decoded(path: Path) -> str:
         ) from error
 
 
-def _pictures_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """Those that are not hidden, nor in a hidden folder, as notebooks leave copies in."""
+def _files_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """Those with these suffixes that are not hidden, nor in a hidden folder, as notebooks leave copies in."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     shown = (path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
     return sorted(path for path in shown if path.is_file())
@@ -224,7 +225,7 @@ def _from_names(folder: Path, hints_made: bool) -> Dataset:
     def elsewhere(path: Path) -> bool:
         return inside["image"] is None and any(f is not None and f in path.parents for f in inside.values())
 
-    found = {path: _stem(path, pictures) for path in _pictures_in(pictures) if not elsewhere(path)}
+    found = {path: _stem(path, pictures) for path in _files_in(pictures) if not elsewhere(path)}
     stems = set(found.values())
     for path, stem in found.items():
         ending = next((e for e in _HINT_ENDINGS if stem.lower().endswith(e)), None)
@@ -235,14 +236,14 @@ def _from_names(folder: Path, hints_made: bool) -> Dataset:
         elif not hints_made:
             hints.add(base, path)
     if apart is not None and not hints_made:
-        for path in _pictures_in(apart):
+        for path in _files_in(apart):
             hints.add(_stem(path, apart), path)
-    for path in _pictures_in(folder, _OTHER_SUFFIXES):
+    for path in _files_in(folder, _OTHER_SUFFIXES):
         message = f"is left out: {path.suffix.lower()} is not read. Save it as .png."
         problems.append(Problem("unreadable", str(path), message, fatal=False))
     # Captions of the same names lie in their own folder, or beside the images.
     texts = inside["caption"] or pictures
-    for path in sorted(p for p in texts.rglob("*") if p.suffix.lower() in _CAPTION_SUFFIXES and p.is_file()):
+    for path in _files_in(texts, _CAPTION_SUFFIXES):
         stem = _stem(path, texts)
         if inside["caption"] is None and stem not in images.paths:
             # Beside pictures a README.txt or a licence may lie.
@@ -308,12 +309,13 @@ def _from_lines(folder: Path, listing: Path, hints_made: bool) -> Dataset:
         where = f"{listing.name} line {number}"
         try:
             pair = _pair_of(folder, row)
-            pair = replace(pair, hint=None) if hints_made else pair
         except DataError as error:
             problems.append(Problem("layout", where, str(error)))
             continue
         files = [Path(os.path.abspath(p)) for p in (pair.image, pair.hint) if isinstance(p, Path)]
         named.update(files)
+        if hints_made:
+            pair, files = replace(pair, hint=None), files[:1]
         missing = [path for path in files if not path.is_file()]
         for path in missing:
             problems.append(
@@ -323,7 +325,7 @@ def _from_lines(folder: Path, listing: Path, hints_made: bool) -> Dataset:
             problems.append(Problem("duplicate", where, f"names {pair.name} a second time; remove one line."))
         elif not missing:
             pairs[files[0]] = pair
-    for path in _pictures_in(folder):
+    for path in _files_in(folder):
         if Path(os.path.abspath(path)) not in named:
             message = f"is named by no line of {listing.name}; it is left out."
             problems.append(Problem("orphan", str(path), message, fatal=False))

@@ -1,10 +1,12 @@
 """The loop: steps, reports, probes, and states on disk from which it goes on exactly."""
 
 import json
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,7 @@ def identity(learner: Learner, source: Source) -> dict[str, Any]:
         **learner.settings.result_dependent,
         "processes": learner.processes.count,
         "base": checksum(learner.base.state_dict()),
-        _INITIAL: checksum(learner.named),
+        _INITIAL: _sizes(learner),
         "data": source.data_hash,
     }
 
@@ -91,16 +93,32 @@ def identity(learner: Learner, source: Source) -> dict[str, Any]:
 def check_identity(state: State, current: Mapping[str, Any]) -> None:
     """Raise TrainingError, naming what differs, unless the state is of a training like the current one."""
     before = state.facts["identity"]
-    if _INITIAL not in before:
-        # Older states do not say it.
-        current = {name: value for name, value in current.items() if name != _INITIAL}
     names = [name for name in {**before, **current} if before.get(name) != current.get(name)]
+    if _INITIAL in names and _close(before.get(_INITIAL), current.get(_INITIAL)):
+        names.remove(_INITIAL)
     if names:
-        listed = "; ".join(f"{n} was {_short(before.get(n))}, is {_short(current.get(n))}" for n in names)
+        listed = "; ".join(
+            f"the {n} was another"
+            if n == _INITIAL
+            else f"{n} was {_short(before.get(n))}, is {_short(current.get(n))}"
+            for n in names
+        )
         raise TrainingError(
             f"this training cannot go on with another configuration: {listed}. Resume it as it was, or begin "
             "a new one in another folder; its initial ControlNet may be this one's result."
         )
+
+
+def _sizes(learner: Learner) -> list[float]:
+    """The length of each tensor that is trained; what one device multiplied has other last bits elsewhere."""
+    return torch.stack([weight.detach().double().norm() for weight in learner.weights]).tolist()
+
+
+def _close(before: Sequence[float] | None, now: Sequence[float] | None) -> bool:
+    """Whether lengths are of the same tensors. Older states do not say them."""
+    if before is None or now is None:
+        return True
+    return len(before) == len(now) and all(map(partial(math.isclose, rel_tol=1e-4), before, now))
 
 
 def _short(value: Any) -> str:

@@ -25,7 +25,8 @@ _TIFF_SIZE = 256, 257
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as opened:
+        # Of a path, Pillow maps some TIFFs that it has turned in the size that they had.
+        with path.open("rb") as file, Image.open(file) as opened:
             yield opened
     # Pillow's decoders raise what they like on damaged data: OSError, SyntaxError, zlib.error, ...
     except Exception as error:

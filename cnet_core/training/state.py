@@ -94,27 +94,40 @@ def writing(path: Path) -> Iterator[None]:
 def alone(folder: Path) -> Iterator[None]:
     """Keeps other processes from training in the folder, until the end of this one at the latest.
 
-    Raises TrainingError if one does. Where the file system knows no locks, nobody is kept.
+    Raises TrainingError if one does. Where the file system knows no locks, and in another user's folder,
+    nobody is kept.
     """
-    with open(folder / ".lock", "ab") as file:
-        if not _locked(file.fileno()):
+    try:
+        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        yield
+        return
+    try:
+        if not _locked(file, True):
             raise TrainingError(
                 f"another process trains in {folder}. Wait for its end, or choose another folder."
             )
-        yield
+        try:
+            yield
+        finally:
+            # Else a process that was forked meanwhile would keep it.
+            _locked(file, False)
+    finally:
+        os.close(file)
 
 
-def _locked(file: int) -> bool:
-    """Lock an open file, unless another process has. The system lets go when it is closed."""
+def _locked(file: int, lock: bool) -> bool:
+    """Lock an open file or let go of it; False if another process has it."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            os.lseek(file, 0, os.SEEK_SET)
+            msvcrt.locking(file, msvcrt.LK_NBLCK if lock else msvcrt.LK_UNLCK, 1)
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_EX | fcntl.LOCK_NB) if lock else fcntl.LOCK_UN)
     except OSError as error:
         return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
     return True

@@ -174,8 +174,11 @@ def _network(
     attention = attention_for(getattr(getattr(file, "config", None), "context_dim", 0))
     net = file.build(base, dtype=weights, operations=operations, attention=attention)
     if getattr(comfy.utils, "DISABLE_MMAP", False):
-        # The host's --disable-mmap: nothing stays in the mapped file. What is the base's is shared with it.
-        shared = {tensor.untyped_storage().data_ptr() for tensor in (base or {}).values()}
+        # The host's --disable-mmap: nothing stays in a mapped file. What is a base model's is shared with it;
+        # quantised weights of one are never shared.
+        models = base.values() if base is not None and file.needs == "unet" else ()
+        plain = (tensor for tensor in models if type(tensor.detach()) is Tensor)
+        shared = {tensor.untyped_storage().data_ptr() for tensor in plain}
         for weight in net.parameters():
             if weight.untyped_storage().data_ptr() not in shared:
                 weight.data = weight.data.clone()

@@ -1,7 +1,6 @@
 """Control networks beside the UNet's encoder: on CUDA they may run on a stream of their own."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,13 +17,6 @@ def stream_of(device: torch.device) -> torch.cuda.Stream | None:
     return torch.cuda.current_stream(device) if device.type == "cuda" else None
 
 
-@cache
-def _outside_graphs() -> Callable[[Callable[[], None]], None]:
-    """A function that waits, and is no part of a compiled UNet, which would wait for the first step's
-    residuals at all steps. Made when it is needed, because torch's compiler takes seconds to import."""
-    return torch.compiler.disable(lambda wait: wait())
-
-
 class Awaited(list):
     """Residuals that another stream computes; whoever takes one waits for them first.
 
@@ -33,18 +25,20 @@ class Awaited(list):
 
     def __init__(self, residuals: Iterable[Tensor | None], wait: Callable[[], None]):
         super().__init__(residuals)
-        self.wait = wait
+        # No part of a compiled UNet, which would wait for the first step's residuals at all steps. Not at the
+        # top, because torch's compiler takes seconds to import.
+        self.wait = torch.compiler.disable(wait)
 
     def pop(self, *place: Any) -> Any:
-        _outside_graphs()(self.wait)
+        self.wait()
         return super().pop(*place)
 
     def __getitem__(self, place: Any) -> Any:
-        _outside_graphs()(self.wait)
+        self.wait()
         return super().__getitem__(place)
 
     def __iter__(self) -> Iterator[Any]:
-        _outside_graphs()(self.wait)
+        self.wait()
         return super().__iter__()
 
 

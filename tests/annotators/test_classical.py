@@ -169,14 +169,21 @@ def test_no_hint_shares_the_memory_of_its_picture(annotator):
 
 
 def test_the_border_of_normals_is_a_normal():
-    corridor = torch.full((1, 64, 64, 3), 0.5)
+    corridor = torch.tensor([0.5, 0.5, 1.0]).repeat(1, 64, 64, 1)
     for channel, side in ((0, -1), (0, 0), (1, 0), (1, -1)):
         edge = corridor[:, :, side] if channel == 0 else corridor[:, side]
+        edge[:] = 0.5
         edge[..., channel] = 0.0 if side else 1.0
     tilted = (torch.tensor([0.36, 0.48, 0.8]) / 2 + 0.5).expand(1, 64, 64, 3)
     for hint, expected in ((corridor, [0.0, 0.0, 1.0]), (tilted, [0.36, 0.48, 0.8])):
         made = fitted(hint, (64, 96), "fill", "normals")
         torch.testing.assert_close(made[0, 0, 0] * 2 - 1, torch.tensor(expected), atol=1e-5, rtol=0)
+    # In MiDaS' order the first axis faces the viewer.
+    assert fitted(corridor.flip(-1), (64, 96), "fill", "normals")[0, 0, 0].tolist() == [1.0, 0.5, 0.5]
+    for background in (0.0, 0.5):
+        cut_out = corridor.clone()
+        cut_out[:, [0, -1]] = cut_out[:, :, [0, -1]] = background
+        assert (fitted(cut_out, (64, 96), "fill", "normals")[0, 0, 0] == background).all()
 
 
 def test_the_cells_of_a_grid_are_the_means_of_what_they_cover():

@@ -245,7 +245,8 @@ def test_a_name_of_megabytes_is_refused_and_cut(tmp_path):
         MemoryError("Cannot allocate memory (os error 12)"),
         RuntimeError("unable to mmap 734003280 bytes from file"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes"),
-        RuntimeError("Couldn't open shared file mapping: <x>, error code: <1455>"),
+        RuntimeError("Couldn't open shared file: <x>, error code: <1455>"),
+        OSError("The paging file is too small for this operation to complete. (os error 1455)"),
     ],
     ids=str,
 )
@@ -262,6 +263,49 @@ def test_a_whole_file_that_does_not_fit_into_memory_is_not_called_damaged(
     monkeypatch.setattr(torch, "load", full)
     with pytest.raises(CheckpointError, match=r"cannot be mapped into memory: .*Close other programs"):
         read_state_dict(tmp_path / "a")
+
+
+def test_damage_that_speaks_of_1455_is_damage(tmp_path, monkeypatch):
+    torch.save(TENSORS, tmp_path / "a.pth")
+
+    def torn(*_, **__):
+        raise RuntimeError("unexpected EOF, expected 14550 more bytes")
+
+    monkeypatch.setattr(torch, "load", torn)
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_a_drive_that_maps_nothing_is_named(tmp_path, monkeypatch):
+    save_file(TENSORS, tmp_path / "a.safetensors")
+
+    def unmapped(*_, **__):
+        raise OSError("No such device (os error 19)")
+
+    monkeypatch.setattr(read, "load_file", unmapped)
+    with pytest.raises(CheckpointError, match="cannot map files into memory: copy it"):
+        read_state_dict(tmp_path / "a.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_program_whose_archive_cannot_be_listed_is_refused_too(tmp_path, monkeypatch):
+    """Such as one whose directory asks for a version of the format that there is not."""
+
+    class Program(torch.nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    path = tmp_path / "program.pth"
+    torch.jit.script(Program()).save(path)
+    raw = bytearray(path.read_bytes())
+    place = raw.find(b"PK\x01\x02")
+    while place >= 0:
+        raw[place + 6] = 99
+        place = raw.find(b"PK\x01\x02", place + 4)
+    path.write_bytes(raw)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        read_state_dict(path)
 
 
 def test_a_pickle_without_weights(tmp_path):

@@ -302,16 +302,28 @@ def test_where_an_annotator_makes_the_hints_those_that_are_there_do_not_matter(f
         Image.new("RGB", (64, 64)).save(flat / f"{name}.png")
     data = read_folder(flat, hints_made=True)
     assert [pair.name for pair in data.pairs] == ["a", "remote_control"] and not data.problems
+    row = {"file_name": "a.png", "conditioning_image": "a_hint.png", "text": ""}
+    (flat / "metadata.jsonl").write_text(json.dumps(row))
+    data = read_folder(flat, hints_made=True)
+    assert [Path(problem.where).name for problem in data.problems] == ["remote_control.png"]
+    assert [pair.hint for pair in data.pairs] == [None]
 
 
 def test_pictures_that_are_not_read_are_named_and_hidden_folders_are_not_looked_into(tmp_path):
     (tmp_path / "images" / ".ipynb_checkpoints").mkdir(parents=True)
     for name in ("a.png", "b.gif", ".ipynb_checkpoints/a-checkpoint.png"):
         Image.new("RGB", (64, 64)).save(tmp_path / "images" / name)
+    (tmp_path / "captions").mkdir()
+    for name in ("a.txt", "._a.txt"):
+        (tmp_path / "captions" / name).write_text("a thing")
     data = read_folder(tmp_path)
     assert [pair.name for pair in data.pairs] == ["a"]
     (note,) = data.problems
     assert note.where.endswith("b.gif") and ".gif is not read" in note.message and not note.fatal
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "images" / "b.gif").rename(tmp_path / "phone" / "b.gif")
+    with pytest.raises(DataError, match=r"(?s)holds no pictures .*b\.gif: is left out"):
+        read_folder(tmp_path / "phone")
 
 
 def test_the_report_is_text_and_json(folder):
@@ -370,15 +382,35 @@ def test_pictures_are_turned_laid_over_black_and_scaled_from_sixteen_bits(tmp_pa
         read_picture(tmp_path / "float.tiff")
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+_TIFFS = "RGB", "L", "RGBA", "I;16"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [
+        ("jpg", "RGB"),
+        ("png", "RGB"),
+        ("webp", "RGB"),
+        *(("tif", mode) for mode in ("RGB", "L", "RGBA", "I;16")),
+    ],
+)
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_sizes_are_those_of_the_turned_picture_in_every_format(tmp_path, suffix, turn):
-    picture = Image.new("RGB", (24, 16), (200, 100, 50))
+def test_pictures_of_every_format_are_turned_and_have_that_size(tmp_path, suffix, mode, turn):
+    shades = np.linspace(0, 255, 16 * 24).round().astype(np.uint8).reshape(16, 24)
+    if mode == "I;16":
+        picture = Image.fromarray(shades.astype(np.uint16) * 257)
+    else:
+        picture = Image.fromarray(shades).convert(mode)
     exif = picture.getexif()
     exif[0x0112] = turn
-    picture.save(tmp_path / f"a.{suffix}", exif=exif)
-    height, width = read_picture(tmp_path / f"a.{suffix}").shape[:2]
-    assert picture_size(tmp_path / f"a.{suffix}") == (width, height) == ((16, 24) if turn > 4 else (24, 16))
+    options = {"quality": 100} if suffix in ("jpg", "webp") else {}
+    picture.save(tmp_path / f"a.{suffix}", exif=exif, **options)
+    found = read_picture(tmp_path / f"a.{suffix}")
+    expected = shades.T if turn > 4 else shades
+    expected = expected[::-1] if turn in (3, 4, 7, 8) else expected
+    expected = expected[:, ::-1] if turn in (2, 3, 6, 7) else expected
+    assert picture_size(tmp_path / f"a.{suffix}") == found.shape[1::-1] == expected.shape[::-1]
+    assert np.abs(found[..., 0].astype(int) - expected).max() <= 8
 
 
 SIDES = st.integers(1, 4000)

@@ -76,7 +76,7 @@ def test_another_initial_network_is_another_training(tmp_path, source):
     other = make_learner(SETTINGS)
     with torch.no_grad():
         other.weights[0].add_(1)
-    with pytest.raises(TrainingError, match="initial ControlNet was"):
+    with pytest.raises(TrainingError, match="initial ControlNet was another"):
         fit(other, source, tmp_path, resume=True)
     # States of before it was noted are taken as they are.
     for path in States(tmp_path / STATES, 2).paths():
