@@ -4,6 +4,7 @@ import collections
 import contextlib
 import pathlib
 import struct
+import warnings
 import zipfile
 
 import pytest
@@ -201,19 +202,26 @@ def test_code_in_a_pickle_is_refused_and_never_runs(tmp_path, monkeypatch, zippe
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-def test_a_program_is_refused_before_torch_sees_it(tmp_path, monkeypatch):
-    """torch before 2.6 runs a TorchScript program even where it is asked for weights only."""
+@pytest.fixture
+def program(tmp_path):
+    """A TorchScript program's file."""
 
     class Program(torch.nn.Module):
         def forward(self, x):
             return x + 1
 
-    path = tmp_path / "program.pth"
-    torch.jit.script(Program()).save(path)
+    with warnings.catch_warnings():
+        # Newer versions of torch would rather have another format.
+        warnings.simplefilter("ignore")
+        torch.jit.script(Program()).save(tmp_path / "program.pth")
+    return tmp_path / "program.pth"
+
+
+def test_a_program_is_refused_before_torch_sees_it(program, monkeypatch):
+    """torch before 2.6 runs a TorchScript program even where it is asked for weights only."""
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
     with pytest.raises(CheckpointError, match="a TorchScript program, not weights"):
-        read_state_dict(path)
+        read_state_dict(program)
 
 
 def test_an_archive_of_something_else_is_named(tmp_path):
@@ -287,25 +295,17 @@ def test_a_drive_that_maps_nothing_is_named(tmp_path, monkeypatch):
         read_state_dict(tmp_path / "a.safetensors")
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-def test_a_program_whose_archive_cannot_be_listed_is_refused_too(tmp_path, monkeypatch):
+def test_a_program_whose_archive_cannot_be_listed_is_refused_too(program, monkeypatch):
     """Such as one whose directory asks for a version of the format that there is not."""
-
-    class Program(torch.nn.Module):
-        def forward(self, x):
-            return x + 1
-
-    path = tmp_path / "program.pth"
-    torch.jit.script(Program()).save(path)
-    raw = bytearray(path.read_bytes())
+    raw = bytearray(program.read_bytes())
     place = raw.find(b"PK\x01\x02")
     while place >= 0:
         raw[place + 6] = 99
         place = raw.find(b"PK\x01\x02", place + 4)
-    path.write_bytes(raw)
+    program.write_bytes(raw)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
     with pytest.raises(CheckpointError, match="truncated or damaged"):
-        read_state_dict(path)
+        read_state_dict(program)
 
 
 def test_a_pickle_without_weights(tmp_path):
