@@ -106,7 +106,8 @@ class Reuse:
 
 
 EXACT = Reuse()
-# The choices of a node, from every step computed to few.
+# The choices of a node, from every step computed to few. Strong at a sixth would be 5 dB farther from exact
+# in 30 steps of euler, and 12 dB in 12.
 ECONOMIES: dict[str, Reuse] = {
     "exact": EXACT,
     "light": Reuse("predicted", share=0.3),
