@@ -252,11 +252,9 @@ def _state_of(name: str | None) -> str:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             status = path.stat()
-            digest.update(
-                f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode(
-                    errors="surrogateescape"
-                )
-            )
+            line = f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n"
+            # Names need not be Unicode.
+            digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ from ..pose.landmarks import person
 from ..pose.mesh import render_meshes
 from ..pose.render import render
 from ..registry import Annotation, Annotator
+from .shared import library
 
 EXTRA = "mediapipe"
 _INSTALL = (
@@ -27,18 +28,7 @@ _INSTALL = (
 
 def solutions() -> Any:
     """mediapipe's ready solutions. Raises DependencyError where there are none."""
-    try:
-        import mediapipe
-    except ModuleNotFoundError as error:
-        missing = "mediapipe" if error.name == "mediapipe" else f"what mediapipe needs ({error})"
-        raise DependencyError(
-            f"this annotator needs {missing}, which is not installed. {_INSTALL}"
-        ) from error
-    # Libraries that it loads fail in ways of their own.
-    except Exception as error:
-        raise DependencyError(
-            f"mediapipe is installed, but fails to load: {type(error).__name__}: {error}. {_INSTALL}"
-        ) from error
+    mediapipe = library(EXTRA, _INSTALL)
     found = getattr(mediapipe, "solutions", None)
     if found is None:
         version = getattr(mediapipe, "__version__", "of an unknown version")

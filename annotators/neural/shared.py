@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -115,23 +116,26 @@ def depth_finish(annotation: Annotation, span: str) -> Annotation:
     return annotation
 
 
-def transformers() -> Any:
-    """The library, for the networks that come from it. Raises DependencyError if it is not there."""
+def library(name: str, install: str) -> Any:
+    """A library that an annotator needs. Raises DependencyError, which ends with how to install it, if it is
+    not there or fails to load."""
     try:
-        import transformers
+        return import_module(name)
     except ModuleNotFoundError as error:
-        missing = "" if error.name == "transformers" else f" with all that it needs ({error})"
-        raise DependencyError(
-            f"this annotator's network comes from the library transformers, which is not installed{missing}. "
-            'Install the pack\'s extra of that name: pip install "transformers>=4.44".'
-        ) from error
-    # It fails in ways of its own, too.
+        missing = name if error.name == name else f"what {name} needs ({error})"
+        raise DependencyError(f"this annotator needs {missing}, which is not installed. {install}") from error
+    # Libraries, and those that they load, fail in ways of their own.
     except Exception as error:
         raise DependencyError(
-            f"the library transformers is installed, but fails to load: {type(error).__name__}: {error}. "
-            'Install it anew: pip install "transformers>=4.44".'
+            f"{name} is installed, but fails to load: {type(error).__name__}: {error}. {install}"
         ) from error
-    return transformers
+
+
+def transformers() -> Any:
+    """The library, for the networks that come from it. Raises DependencyError as `library` does."""
+    return library(
+        "transformers", 'Install the pack\'s extra of that name: pip install "transformers>=4.44".'
+    )
 
 
 def from_transformers(network: str, config: Any, path: Path, optional: str | None = None) -> torch.nn.Module:

@@ -55,6 +55,7 @@ _DAMAGES = (
     TypeError,
     AssertionError,
     ArithmeticError,
+    MemoryError,
     OSError,
 )
 
@@ -83,18 +84,6 @@ def read_state_dict(path: str | Path) -> StateFile:
     """
     path = Path(path)
     start = _first_bytes(path)
-    try:
-        return _read(path, start)
-    except (RuntimeError, MemoryError, OSError) as error:
-        if not _is_of_memory(error):
-            raise
-        raise CheckpointError(
-            f"{path} cannot be mapped into memory: {_reason(error)}. Close other programs, or enlarge the "
-            "system's swap or paging file."
-        ) from error
-
-
-def _read(path: Path, start: bytes) -> StateFile:
     if _is_safetensors(start):
         file = _read_safetensors(path)
     # A zip archive (torch.save since 1.6) or a bare pickle (before).
@@ -118,12 +107,17 @@ _OF_MEMORY = (
 )  # fmt: skip
 
 
-def _is_of_memory(error: BaseException) -> bool:
-    """Whether reading failed for want of memory, not for what the file holds."""
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OF_MEMORY)
+def _unread(path: Path, error: Exception, otherwise: str) -> CheckpointError:
+    """The error for a file that could not be read: want of memory, or what the file is `otherwise`."""
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OF_MEMORY):
+        return CheckpointError(
+            f"{path} cannot be mapped into memory: {_reason(error)}. Close other programs, or enlarge the "
+            "system's swap or paging file."
+        )
+    return CheckpointError(f"{path} {otherwise}")
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -169,16 +163,11 @@ def _read_safetensors(path: Path) -> StateFile:
     metadata = _check_safetensors(path)
     try:
         return StateFile(path, load_file(path), metadata)
-    except (SafetensorError, ValueError, KeyError) as error:
-        if _is_of_memory(error):
-            raise MemoryError(str(error)) from error
-        raise CheckpointError(f"{path} is damaged: {error}. Download it again.") from error
+    except (SafetensorError, ValueError, KeyError, RuntimeError, MemoryError) as error:
+        raise _unread(path, error, f"is damaged: {error}. Download it again.") from error
     except OSError as error:
-        if _is_of_memory(error):
-            raise
-        raise CheckpointError(
-            f"{path} cannot be read: {error}. Some drives cannot map files into memory: copy it to another."
-        ) from error
+        mend = "Some drives cannot map files into memory: copy it to another."
+        raise _unread(path, error, f"cannot be read: {error}. {mend}") from error
 
 
 def _check_safetensors(path: Path) -> dict[str, str]:
@@ -224,8 +213,6 @@ def _read_pickle(path: Path, start: bytes) -> dict[str, Tensor]:
             "it."
         ) from error
     except _DAMAGES as error:
-        if _is_of_memory(error):
-            raise
         raise _damaged(path, error) from error
     if not tensors:
         raise CheckpointError(
@@ -270,10 +257,9 @@ def _torch_load(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is truncated or damaged ({path.stat().st_size:,} bytes; reading it failed with: "
-        f"{_reason(error)}). Download it again."
-    )
+    size = f"{path.stat().st_size:,} bytes"
+    said = f"is truncated or damaged ({size}; reading it failed with: {_reason(error)}). Download it again."
+    return _unread(path, error, said)
 
 
 def _unwrap(content: Any) -> Any:

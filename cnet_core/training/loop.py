@@ -4,9 +4,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from .curves import History, curves
 from .learner import Learner
 from .probes import Probe, Prober
 from .shards import checksum, write_whole
-from .state import State, States, alone, check_writable, writing
+from .state import State, States, alone, check_writable
 
 # Where a training keeps things, below its folder.
 STATES, PROBES, CURVES, HISTORY = "states", "probes", "curves.png", "history.json"
@@ -72,9 +72,9 @@ def fit(
     a loss that is no number.
     """
     run = _Run(learner, source, Path(folder), report, stop, prober, say)
-    if not learner.processes.first:
-        return run.run(resume, begun=lambda: None)
     check_writable(run.folder)
+    if not learner.processes.first:
+        return run.run(resume)
     with alone(run.folder):
         return run.run(resume, begun)
 
@@ -151,8 +151,7 @@ class _Run:
         # What it begins with needs no state; without one, another try may have other settings.
         self.saved_step = learner.step
 
-    def run(self, resume: bool, begun: Callable[[], None]) -> bool:
-        check_writable(self.folder)
+    def run(self, resume: bool, begun: Callable[[], None] = lambda: None) -> bool:
         self.identity = identity(self.learner, self.source)
         if resume:
             self.go_on()
@@ -293,16 +292,10 @@ class _Run:
 
 
 def _write_picture(path: Path, picture: Tensor) -> None:
-    """A picture [1,H,W,3] in 0..1 as PNG, whole or not at all."""
+    """A picture [1,H,W,3] in 0..1 as PNG, whole or not at all. Raises DataError."""
     from PIL import Image
 
     pixels = (picture[0].clamp(0, 1) * 255).round().byte().numpy()
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(part, format="PNG")
-            part.replace(path)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+    encoded = BytesIO()
+    Image.fromarray(pixels).save(encoded, format="PNG")
+    write_whole(path, encoded.getvalue())

@@ -91,7 +91,7 @@ def test_the_base_of_a_unet(write, unet, config):
 
 
 def test_a_file_of_which_a_part_is_missing_is_refused_as_by_the_loader(write, sd15_controlnet):
-    state = dict(list(sd15_controlnet.state_dict().items()))
+    state = dict(sd15_controlnet.state_dict())
     lost = "middle_block.1.transformer_blocks.0.attn1.to_q.weight"
     del state[lost]
     with pytest.raises(CheckpointError, match=f"1 missing: {lost}"):

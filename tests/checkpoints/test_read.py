@@ -247,6 +247,15 @@ def test_a_name_of_megabytes_is_refused_and_cut(tmp_path):
     assert len(str(caught.value)) < 1000
 
 
+def failing(error):
+    """A function that fails so."""
+
+    def fails(*_, **__):
+        raise error
+
+    return fails
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -264,11 +273,8 @@ def test_a_whole_file_that_does_not_fit_into_memory_is_not_called_damaged(
 ):
     save_as(TENSORS, tmp_path / "a")
 
-    def full(*_, **__):
-        raise error
-
-    monkeypatch.setattr(read, "load_file", full)
-    monkeypatch.setattr(torch, "load", full)
+    monkeypatch.setattr(read, "load_file", failing(error))
+    monkeypatch.setattr(torch, "load", failing(error))
     with pytest.raises(CheckpointError, match=r"cannot be mapped into memory: .*Close other programs"):
         read_state_dict(tmp_path / "a")
 
@@ -276,10 +282,7 @@ def test_a_whole_file_that_does_not_fit_into_memory_is_not_called_damaged(
 def test_damage_that_speaks_of_1455_is_damage(tmp_path, monkeypatch):
     torch.save(TENSORS, tmp_path / "a.pth")
 
-    def torn(*_, **__):
-        raise RuntimeError("unexpected EOF, expected 14550 more bytes")
-
-    monkeypatch.setattr(torch, "load", torn)
+    monkeypatch.setattr(torch, "load", failing(RuntimeError("unexpected EOF, expected 14550 more bytes")))
     with pytest.raises(CheckpointError, match="truncated or damaged"):
         read_state_dict(tmp_path / "a.pth")
 
@@ -287,10 +290,7 @@ def test_damage_that_speaks_of_1455_is_damage(tmp_path, monkeypatch):
 def test_a_drive_that_maps_nothing_is_named(tmp_path, monkeypatch):
     save_file(TENSORS, tmp_path / "a.safetensors")
 
-    def unmapped(*_, **__):
-        raise OSError("No such device (os error 19)")
-
-    monkeypatch.setattr(read, "load_file", unmapped)
+    monkeypatch.setattr(read, "load_file", failing(OSError("No such device (os error 19)")))
     with pytest.raises(CheckpointError, match="cannot map files into memory: copy it"):
         read_state_dict(tmp_path / "a.safetensors")
 

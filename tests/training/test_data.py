@@ -382,9 +382,6 @@ def test_pictures_are_turned_laid_over_black_and_scaled_from_sixteen_bits(tmp_pa
         read_picture(tmp_path / "float.tiff")
 
 
-_TIFFS = "RGB", "L", "RGBA", "I;16"
-
-
 @pytest.mark.parametrize(
     ("suffix", "mode"),
     [
