@@ -8,6 +8,7 @@ from ..errors import CNetError
 from ..shell import escape_what_cannot_be_printed
 from .data_commands import add_data_commands
 from .fit_commands import add_fit_commands
+from .processes import leave
 
 _ABOUT = """\
 Train a ControlNet, from a folder of pictures to a file for ComfyUI:
@@ -48,4 +49,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

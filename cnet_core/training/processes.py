@@ -1,8 +1,9 @@
 """The processes of one training: this one alone, or several that Hugging Face accelerate has started."""
 
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -91,3 +92,16 @@ def processes(device: str | None = None) -> Processes:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"torch has no device {device!r} to train on: {reason}") from error
     return Processes(device)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process; one of several without Python's own end.
+
+    There, a thread of torch's that still holds tensors of the last exchange now and then ends the process by
+    SIGABRT, after all its work, and the launcher calls that a failure (pytorch issue 190489).
+    """
+    if _started() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -75,7 +75,8 @@ def in_process(
 ) -> tuple[int, str]:
     """Run a command line in a process of its own; its status, and what it said on standard output.
 
-    It computes with as many threads as this process, for other numbers add up sums in other orders.
+    What it said on standard error goes on to this process's, where a failing test shows it. It computes with
+    as many threads as this process, for other numbers add up sums in other orders.
 
     when: from a line of standard error to the signal to send then, if any. launcher: what Python runs that
     runs it in turn.
@@ -87,6 +88,7 @@ def in_process(
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         for line in process.stderr:
+            sys.stderr.write(line)
             if (number := when(line)) is not None:
                 process.send_signal(number)
         return process.wait(), process.stdout.read()

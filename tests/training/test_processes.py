@@ -1,6 +1,9 @@
 """Several processes, as Hugging Face accelerate launches them, train as one does."""
 
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from cnet_core.training.start import trainable
 from cnet_core.training.state import State, read_state
 
 from .conftest import make_base
-from .shelling import in_process, run, told
+from .shelling import REPO, in_process, run, told
 
 __all__ = ["told"]
 
@@ -69,3 +72,16 @@ def test_ctrl_c_stops_both_of_two_processes_and_they_go_on_as_if_it_had_not(told
         read_state(tmp_path / name / STATES / f"step-{step + 2:08}.safetensors") for name in ("pose", "one")
     )
     check_alike(theirs, ours, rank=2)
+
+
+@pytest.mark.parametrize("started", [1, 2])
+def test_one_of_several_ends_without_what_may_go_wrong_at_pythons_own_end(started):
+    """As torch's threads do, now and then; a single process is left to end as usual."""
+    script = (
+        "import atexit, os; from cnet_core.training.processes import leave; atexit.register(os._exit, 9); "
+        "print('said'); leave(3)"
+    )
+    environment = {**os.environ, "WORLD_SIZE": str(started)}
+    ended = subprocess.run([sys.executable, "-c", script], cwd=REPO, env=environment, capture_output=True)
+    assert ended.returncode == (3 if started > 1 else 9)
+    assert started == 1 or ended.stdout.split() == [b"said"]
