@@ -150,9 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sheet", action="store_true", help="the picture docs/annotators.jpg too")
     options = parser.parse_args(arguments)
     path = ROOT / "README.md"
-    path.write_text(readme(path.read_text("utf-8")), "utf-8")
+    path.write_text(readme(path.read_text("utf-8")), "utf-8", newline="\n")
     for annotator in ANNOTATORS.values():
-        page_path(annotator).write_text(page(annotator), "utf-8")
+        page_path(annotator).write_text(page(annotator), "utf-8", newline="\n")
     if options.sheet:
         from .sheet import write
 

@@ -146,7 +146,8 @@ def figures(settings: dict[str, Any]) -> dict[str, Any]:
                 folder = Path(settings["sheets"])
                 folder.mkdir(parents=True, exist_ok=True)
                 shown = sheet(made.hints, pictures, {name: one.get("psnr") for name, one in found.items()})
-                cv2.imwrite(str(folder / f"{sampler}_{steps}.jpg"), shown, [cv2.IMWRITE_JPEG_QUALITY, 88])
+                encoded = cv2.imencode(".jpg", shown, [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
+                (folder / f"{sampler}_{steps}.jpg").write_bytes(encoded.tobytes())
     kept = {**settings, "guidance": GUIDANCE}
     return {"host": host(settings), "settings": kept, "runs": runs}
 

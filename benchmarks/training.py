@@ -282,7 +282,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Step],
 
 
 def figures(options: argparse.Namespace) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="cnet-benchmark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cnet-benchmark-", ignore_cleanup_errors=True) as folder:
         steps, difference = prepare(options, Path(folder))
         say(f"difference of the losses on the same latents and noise: {difference:.1e}")
         memory: dict[str, dict[str, int]] = {}

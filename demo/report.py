@@ -124,7 +124,9 @@ def main() -> None:
     figures, pictures = report(MiniSD.load(args.weights), scenes, guidance=args.guidance)
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(args.sheet), cv2.cvtColor(sheet(pictures, scenes, 8), cv2.COLOR_RGB2BGR))
+        args.sheet.write_bytes(
+            cv2.imencode(args.sheet.suffix, cv2.cvtColor(sheet(pictures, scenes, 8), cv2.COLOR_RGB2BGR))[1]
+        )
     if args.json:
         print(json.dumps(figures))
         return

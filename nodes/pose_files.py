@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,6 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..annotators.errors import PoseError
 from ..annotators.pose.keypoints import LARGEST_SIDE, Frame, parse, read, write
+from ..cnet_core.files import put
 from . import host
 from .pose import pose_input, pose_output
 
@@ -145,7 +145,7 @@ def write_whole(path: Path, frames: list[Frame]) -> list[dict[str, Any]]:
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         unfinished.write_text(json.dumps(poses), "utf-8")
-        os.replace(unfinished, path)
+        put(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
     return poses

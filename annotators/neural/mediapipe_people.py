@@ -3,6 +3,7 @@
 It runs on the CPU. Versions after 0.10.21 have another interface and no networks in them.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ from .shared import library
 
 EXTRA = "mediapipe"
 _INSTALL = (
-    'Install it beside the pack: python -m pip install "mediapipe>=0.10.9,<0.10.22" (it needs numpy 1 and '
-    "Python 3.12 or older)."
+    f'Install it beside the pack: "{sys.executable}" -m pip install "mediapipe>=0.10.9,<0.10.22" (it needs '
+    "numpy 1 and Python 3.12 or older)."
 )
 
 

@@ -1,6 +1,7 @@
 """What several networks need: the way in and out of other number formats, soft edges, depth as a picture."""
 
 import re
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -134,7 +135,7 @@ def library(name: str, install: str) -> Any:
 def transformers() -> Any:
     """The library, for the networks that come from it. Raises DependencyError as `library` does."""
     return library(
-        "transformers", 'Install the pack\'s extra of that name: pip install "transformers>=4.44".'
+        "transformers", f'Install it beside the pack: "{sys.executable}" -m pip install "transformers>=4.44".'
     )
 
 

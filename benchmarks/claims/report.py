@@ -223,12 +223,12 @@ def write_readme(path: Path, cells: Cells, budget: Budget) -> None:
 
     Raises ValueError if the markers are not there.
     """
-    text = path.read_text()
+    text = path.read_text("utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"{path} has no {BEGIN} with {END} after it; put both where the tables shall be.")
-    path.write_text(f"{before}{begin}\n\n{tables(cells, budget)}\n\n{end}{after}")
+    path.write_text(f"{before}{begin}\n\n{tables(cells, budget)}\n\n{end}{after}", "utf-8", newline="\n")
     bare = cells.get("bare", {}).get("found")
     if not bare or not found(cells, ZERO):
         return

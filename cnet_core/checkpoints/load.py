@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..files import put
 from ..networks.blocks import Attention, sdpa
 from ..networks.config import UNetConfig
 from ..networks.controlnet import ControlNet
@@ -141,7 +142,7 @@ def write_tensors(
         # Else a crash of the machine may leave the new name with nothing behind it.
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        put(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -107,9 +107,14 @@ _OF_MEMORY = (
 )  # fmt: skip
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether what a file could not be read for is want of memory."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OF_MEMORY)
+
+
 def _unread(path: Path, error: Exception, otherwise: str) -> CheckpointError:
     """The error for a file that could not be read: want of memory, or what the file is `otherwise`."""
-    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OF_MEMORY):
+    if lacks_memory(error):
         return CheckpointError(
             f"{path} cannot be mapped into memory: {_reason(error)}. Close other programs, or enlarge the "
             "system's swap or paging file."

@@ -1,11 +1,13 @@
 """Compiling control networks by torch.compile, block by block."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..errors import ControlError
 from .blocks import ResBlock, TransformerBlock
 
 # What a network consists of many times over.
@@ -17,6 +19,25 @@ GRAPHS = 64
 # takes longer than the convolutions of deep blocks do. On GPUs it leaves them where they are by itself,
 # because sizes are dynamic.
 INDUCTOR = {"layout_optimization": False}
+
+
+@lru_cache
+def check_compiles(device: torch.device) -> None:
+    """Compile a sum, which takes seconds where anything is compiled for the first time.
+
+    Raises ControlError where it fails: a network's blocks would, with no word of what to switch off, once
+    sampling has begun.
+    """
+    try:
+        torch.compile(torch.add)(torch.ones(8, device=device), 1)
+    # Each of its parts fails in a way of its own.
+    except Exception as error:
+        needed = "a C++ compiler" if device.type == "cpu" else "Triton (on Windows triton-windows)"
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise ControlError(
+            f"torch cannot compile for {device.type} here ({reason}). Switch compile off, or install "
+            f"{needed}."
+        ) from error
 
 
 def compile_blocks(net: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:

@@ -180,7 +180,8 @@ def _decoded(path: Path) -> str:
         guess = "UTF-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "WINDOWS-1252"
         raise DataError(
             f"{path} is not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start}); it looks like "
-            f"{guess}. Save it as UTF-8: iconv -f {guess} -t UTF-8 {path.name} > mended"
+            f"{guess}. Save it as UTF-8, in an editor (Notepad: Save as, Encoding) or by: "
+            f"iconv -f {guess} -t UTF-8 {path.name} > mended"
         ) from error
 
 
@@ -367,6 +368,11 @@ def _rows(listing: Path, problems: list[Problem]) -> Iterable[tuple[int, Any]]:
                 problems.append(Problem("layout", f"{listing.name} line {number}", message))
 
 
+def _here(folder: Path, name: str) -> str:
+    """A name in a folder with this system's separators: listings from Windows may have others."""
+    return name if (folder / name).exists() else name.replace("\\", "/")
+
+
 def _pair_of(folder: Path, row: Any) -> Pair:
     if not isinstance(row, dict):
         raise DataError(f"is {type(row).__name__}, expected a JSON object.")
@@ -377,6 +383,7 @@ def _pair_of(folder: Path, row: Any) -> Pair:
         raise DataError(f"names no picture; expected one of {', '.join(_COLUMNS['image'])}.")
     if not isinstance(hint, str | None) or not isinstance(caption, str | None):
         raise DataError("hint and caption must be texts.")
+    image, hint = _here(folder, image), hint and _here(folder, hint)
     for name in filter(None, (image, hint)):
         if not Path(os.path.abspath(folder / name)).is_relative_to(os.path.abspath(folder)):
             raise DataError(f"names {name}, outside the folder; move the file into it.")

@@ -168,9 +168,7 @@ def _fit(plan: Plan, resume: bool) -> int:
     learner, settings, prober = ready.learner, ready.settings, _prober(plan, ready)
     states = States(plan.out / STATES, settings.keep)
     first = group.first
-    begun = 0
-    if resume and (state := states.newest()[0]) is not None:
-        begun = state.step
+    begun = _newest_step(states) if resume else 0
     log = TensorBoard(plan.out / "tensorboard", begun) if plan.tensorboard and first else None
     progress = Progress(plan.out, log)
     if first:
@@ -206,13 +204,19 @@ def _fit(plan: Plan, resume: bool) -> int:
         return status
     if not done:
         print(
-            f"stopped after step {learner.step}. Go on with: python -m cnet_core.training resume {plan.out}"
+            f'stopped after step {learner.step}. Go on with: python -m cnet_core.training resume "{plan.out}"'
         )
         return status
     path = plan.out / f"{plan.out.resolve().name}.safetensors"
     save_result(learner.net, learner.result(), path, result_metadata(learner, ready.source))
     print(f"{path}: done after {learner.step} steps. In ComfyUI it belongs into models/controlnet.")
     return status
+
+
+def _newest_step(states: States) -> int:
+    """0 without a state. Whoever kept the state itself would keep its file mapped, and on the disk."""
+    state = states.newest()[0]
+    return 0 if state is None else state.step
 
 
 def _prober(plan: Plan, ready: _Ready) -> Prober | None:

@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..checkpoints.read import lacks_memory
 from ..errors import DataError
+from ..files import put
 
 _CHECKSUM = "cnet.sha256"
 
@@ -29,7 +31,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        put(part, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -62,7 +64,8 @@ class Shards:
 
     Each holds entries, and an entry one or several tensors, named "KEY.PART". Which entries are there is read
     from the shards themselves, so no index can fall out of step. Damaged shards are left out, and listed in
-    `damaged`.
+    `damaged`. None is held open: on Windows nobody could remove or replace it.
+    Raises DataError for a shard that cannot be read now, whatever it holds.
     """
 
     def __init__(self, folder: Path, kind: str, verify: bool = False):
@@ -71,12 +74,13 @@ class Shards:
         # Shards by the full names of their tensors.
         self._where: dict[str, Path] = {}
         self._keys: set[str] = set()
-        self._open: dict[Path, safe_open] = {}
         for path in sorted(folder.glob(f"{kind}-*.safetensors")):
             try:
                 self._note(path, self._names(path, verify))
-            except (SafetensorError, OSError, ValueError) as error:
+            except (SafetensorError, ValueError) as error:
                 self.damaged[path] = str(error) or type(error).__name__
+            except (OSError, RuntimeError, MemoryError) as error:
+                raise _unread(path, error) from error
 
     def _names(self, path: Path, verify: bool) -> list[str]:
         with safe_open(path, "pt") as file:
@@ -88,7 +92,6 @@ class Shards:
         return names
 
     def _note(self, path: Path, names: Iterable[str]) -> None:
-        self._open.pop(path, None)
         for name in names:
             self._where[name] = path
             self._keys.add(name.rpartition(".")[0])
@@ -120,8 +123,20 @@ class Shards:
         if path is None:
             return None
         try:
-            if path not in self._open:
-                self._open[path] = safe_open(path, "pt")
-            return self._open[path].get_tensor(name)
-        except (SafetensorError, OSError) as error:
+            with safe_open(path, "pt") as file:
+                # What the file gives is part of its mapping.
+                return file.get_tensor(name).clone()
+        except (SafetensorError, FileNotFoundError) as error:
             raise DataError(f"{path} is damaged: {error}. Cache the data again, which mends it.") from error
+        except (OSError, RuntimeError, MemoryError) as error:
+            raise _unread(path, error) from error
+
+
+def _unread(path: Path, error: Exception) -> DataError:
+    """The error for a shard that is not known to be damaged."""
+    mend = (
+        "Close other programs, or enlarge the system's swap or paging file"
+        if lacks_memory(error)
+        else "Check its permissions, and that no other program holds it"
+    )
+    return DataError(f"{path} cannot be read: {error}. {mend}, and try again; nothing was removed.")

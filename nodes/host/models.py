@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...cnet_core.errors import BaseMismatchError
 from ...cnet_core.networks.blocks import Attention
-from ...cnet_core.networks.compiled import compile_blocks
+from ...cnet_core.networks.compiled import check_compiles, compile_blocks
 from ...cnet_core.networks.config import SD21, UNetConfig
 from ...cnet_core.networks.pace import Pace, pace
 
@@ -57,7 +57,9 @@ class LoadedNetwork:
         compiled: bool = False,
         memory_format: torch.memory_format = torch.preserve_format,
     ):
+        self.load_device = device or comfy.model_management.get_torch_device()
         if compiled:
+            check_compiles(self.load_device)
             compile_blocks(net)
         self.net, self.compiled, self.memory_format = net, compiled, memory_format
         # The dtype of the arithmetic; the host's layers cast the weights to it.
@@ -67,7 +69,6 @@ class LoadedNetwork:
         self.check_base = check_base
         # The file that a training wrote, of a network that comes from one.
         self.trained: Path | None = None
-        self.load_device = device or comfy.model_management.get_torch_device()
         self.patcher = Patcher(
             net, load_device=self.load_device, offload_device=comfy.model_management.unet_offload_device()
         )

@@ -1,7 +1,11 @@
 """Compiled control networks: the same residuals, and one set of graphs for all networks, hints and sizes."""
 
 import copy
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +13,11 @@ from torch._dynamo.testing import CompileCounter
 
 from benchmarks.measure import peak_bytes
 from cnet_core.networks.blocks import Build, ResBlock, Text
-from cnet_core.networks.compiled import compile_blocks
+from cnet_core.networks.compiled import check_compiles, compile_blocks
 from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.controlnet import ControlNet
 
+REPO = Path(__file__).parents[2]
 CONFIG = UNetConfig(32, (1, 2), (2, 1), (1, 1), context_dim=8, num_heads=2)
 
 
@@ -95,3 +100,24 @@ def test_a_compiled_convolution_brings_no_copy_of_its_weights_along():
     compile_blocks(block)
     torch.testing.assert_close(block(x, emb), expected, rtol=1e-5, atol=1e-5)
     assert peak_bytes(lambda: block(x, emb)) <= plain
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_a_machine_that_compiles_is_let_through():
+    check_compiles(torch.device("cpu"))
+
+
+def test_a_machine_that_cannot_compile_is_told_what_to_switch_off(tmp_path):
+    """Before sampling, and again at the next try: a compiler may be installed meanwhile."""
+    script = (
+        "import torch; from cnet_core.errors import ControlError; "
+        "from cnet_core.networks.compiled import check_compiles\n"
+        "for _ in range(2):\n"
+        "    try: check_compiles(torch.device('cpu'))\n"
+        "    except ControlError as error: print(error)"
+    )
+    environment = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPO, env=environment, capture_output=True, text=True
+    )
+    assert ended.stdout.count("Switch compile off, or install a C++ compiler") == 2, ended.stderr

@@ -146,6 +146,43 @@ def test_a_damaged_shard_is_named_and_made_anew(dataset, encoders, tmp_path, har
     assert encoders.seen == ["latent"] * 5 and files(tmp_path) == whole
 
 
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [
+        (OSError("The paging file is too small (os error 1455)"), "paging file"),
+        (RuntimeError("Couldn't open file mapping: <x>, error code: <1455>"), "paging file"),
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "no other program holds it"),
+    ],
+)
+def test_a_shard_that_cannot_be_read_now_is_not_damaged(
+    dataset, encoders, tmp_path, monkeypatch, error, mend
+):
+    """As on Windows, where memory is short or a virus scanner holds it: it stays, and the mend is named."""
+    cache = build(dataset, encoders, tmp_path, SMALL)
+    whole = files(tmp_path)
+
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sharding, "safe_open", fail)
+    for attempt in (
+        lambda: build(dataset, encoders, tmp_path, SMALL),
+        lambda: Cache(tmp_path),
+        lambda: cache.hint(cache.manifest.examples[0]),
+    ):
+        with pytest.raises(DataError, match=rf"cannot be read: .*{mend}.*nothing was removed"):
+            attempt()
+    assert files(tmp_path) == whole
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads what is mapped from /proc")
+def test_no_shard_stays_mapped(dataset, encoders, tmp_path):
+    """On Windows what is mapped can neither be removed nor replaced."""
+    cache = build(dataset, encoders, tmp_path, SMALL)
+    held = [cache.latent(example) for example in cache.manifest.examples]
+    assert held and str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 def test_a_full_disk_loses_nothing_that_is_written(dataset, encoders, tmp_path, monkeypatch, number):
     monkeypatch.setattr(caching, "_PER_SHARD", 2)

@@ -121,6 +121,18 @@ def test_imagefolder_columns(tmp_path, listing):
     assert problems(tmp_path) == {}
 
 
+def test_a_listing_from_windows_names_the_same_files(tmp_path):
+    picture(tmp_path / "i" / "a.png")
+    picture(tmp_path / "h" / "a.png")
+    line = {"file_name": "i\\a.png", "conditioning_image": "h\\a.png", "text": "a text"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(line), "utf-8")
+    assert names(tmp_path) == [("a.png", "a.png", "a text")]
+    assert problems(tmp_path) == {}
+    outside = {"file_name": "..\\b.png", "conditioning_image": "h\\a.png"}
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(outside), "utf-8")
+    assert "outside the folder" in str(read_folder(tmp_path).problems)
+
+
 @pytest.mark.parametrize("listing", ["metadata.csv", "fill50k.jsonl"])
 def test_a_listing_that_is_not_read_is_an_error_where_there_are_no_captions(folder, listing):
     (folder / listing).write_text("file_name,text\n0.png,a\n", "utf-8")

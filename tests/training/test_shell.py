@@ -301,7 +301,7 @@ def test_ctrl_c_writes_a_state_and_stops_and_resumed_it_ends_bit_for_bit_alike(t
     status, said = in_process("fit", *endless, when=interrupt)
     assert status == 130
     step = int(said.split("stopped after step ")[1].split(".")[0])
-    assert f"python -m cnet_core.training resume {tmp_path / 'pose'}" in said
+    assert f'python -m cnet_core.training resume "{tmp_path / "pose"}"' in said
     assert [path.stem for path in (tmp_path / "pose" / STATES).iterdir()] == [f"step-{step:08}"]
     assert run("resume", tmp_path / "pose", "--steps", step + 2, "--save-every", 3) == 0
     assert run("fit", *told, "--out", tmp_path / "straight", "--steps", step + 2) == 0
