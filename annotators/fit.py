@@ -105,16 +105,28 @@ def resize(maps: Tensor, size: Size, kind: Kind) -> Tensor:
     return maps if tuple(maps.shape[-2:]) == tuple(size) else _RESIZERS[kind](maps, size)
 
 
+# More of these are no palette. ADE20K's has 150 colours, and some of its pictures a few more.
+_COLOURS, _GREYS = 199, 16
+# How far most vectors of a normal map are from length 1: those of 8 bits lie within half of it.
+_UNIT = 0.02
+
+
 def kind_of(picture: Tensor) -> Kind:
-    """The kind that a hint [3,H,W] of unknown origin looks like: marks of -1 are an inpaint hint's, few
-    colours are areas, two of which one is only thin lines are lines, everything else is like a photo."""
+    """The kind that a hint [3,H,W] of unknown origin looks like.
+
+    Marks of -1 are an inpaint hint's, few colours are areas, two of which one is only thin lines are lines.
+    Many shades of grey are like depth, unit vectors are normals, and everything else is like a photo.
+    """
     # Raw depth may be far below.
     if -1.1 < picture.min() < -0.5:
         return "inpaint"
     array = (picture.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.int64)
     colours = torch.unique(array[0] << 16 | array[1] << 8 | array[2])
-    if len(colours) > 199:
-        return "photo"
+    if len(colours) > _GREYS and bool((array == array[:1]).all()):
+        return "depth"
+    if len(colours) > _COLOURS:
+        lengths = (picture.float() * 2 - 1).norm(dim=0)
+        return "normals" if (lengths - 1).abs().median() < _UNIT else "photo"
     if set(colours.tolist()) == {0, 0xFFFFFF} and _is_thin(picture[:1, None])[0]:
         return "lines"
     return "areas"

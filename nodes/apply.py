@@ -52,6 +52,9 @@ class ApplyControlNet(io.ComfyNode):
         **weights,
     ) -> io.NodeOutput:
         wanted = weighting(**weights)
+        if image is None and wanted.absent:
+            # Its hint's loader may be muted with it.
+            return io.NodeOutput(positive, negative)
         control = conditioning.with_hint(control_net, image, wanted, vae, reuse_of(economy, reuse))
         conditioning.check_conditioning(control, positive + negative)
         if wanted.absent:

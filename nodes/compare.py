@@ -92,12 +92,12 @@ class CompareControls(io.ComfyNode):
                 f"{len(controls)} of {len(units)} units act; expected at least two to compare. Raise the "
                 "strengths that are 0, and switch the units on."
             )
-        levels = noise_levels(model, scheduler, steps, sigmas=sigmas)
-        record = host.Record()
+        levels = noise_levels(model, scheduler, steps, sigmas=sigmas, sampler=sampler_name)
+        sigma = host.sigma_at(model)(percent)
+        last = min(len(levels), 1 + sum(level > sigma for level in levels))
+        record = host.Record(levels[last - 1])
         recording = host.RecordingControl(controls, Rule(), record)
         prompts = conditioning.attach(recording, positive, negative)
-        sigma = host.sigma_at(model)(percent)
-        last = max(1, sum(level >= sigma for level in levels))
         host.sample_first(
             model, *prompts, latent_image, seed, steps, cfg, sampler_name, scheduler, last, sigmas
         )

@@ -115,11 +115,16 @@ def sigmas_input(instead_of: str) -> io.Input:
 
 
 def noise_levels(
-    model: Any, scheduler: str, steps: int, denoise: float = 1.0, sigmas: Tensor | None = None
+    model: Any,
+    scheduler: str,
+    steps: int,
+    denoise: float = 1.0,
+    sigmas: Tensor | None = None,
+    sampler: str = "",
 ) -> list[float]:
     """The noise level of each step: of `sigmas`, a SIGMAS, if there is one; else of the host's schedule."""
     if sigmas is None:
-        return host.noise_levels(model, scheduler, steps, denoise)
+        return host.noise_levels(model, scheduler, steps, denoise, sampler)
     if sigmas.ndim != 1 or len(sigmas) < 2 or not torch.isfinite(sigmas).all():
         raise ControlError(
             f"sigmas holds {sigmas.tolist()}; expected the noise levels of at least one step and the one at "

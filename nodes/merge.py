@@ -26,7 +26,7 @@ UnitType = io.Custom("CNET_UNIT")
 MODE_DESCRIPTIONS = {
     "sum": "add the controls up, as in the paper.",
     "average": "add them up and divide by the strengths that are present, so that these only weigh the "
-    "controls against each other.",
+    "controls against each other; masks and block weights still say where and how much.",
     "normalised": "add them up, but no louder than the loudest of them.",
     "strongest": "at each place the control that says most.",
     "priority": "in the units' order; what a later control says against an earlier one is left out.",
@@ -51,14 +51,17 @@ def _mode_inputs(mode: str) -> list[io.Input]:
 
 @dataclass(frozen=True)
 class Unit:
-    """What travels on a CNET_UNIT socket: a control that holds its hint and its weights, on or off."""
+    """What travels on a CNET_UNIT socket: a control that holds its hint and its weights, on or off.
 
-    control: host.Steered
+    control: None where it is off and has no hint.
+    """
+
+    control: host.Steered | None
     enabled: bool = True
 
     @property
     def absent(self) -> bool:
-        return not self.enabled or self.control.weighting.absent
+        return not self.enabled or self.control is None or self.control.weighting.absent
 
 
 def units_input(least: int = 1) -> io.Input:
@@ -86,7 +89,7 @@ def controls_of(units: dict[str, Unit], prompts: list) -> list[host.Steered]:
             raise ControlError(f"{slot} is no control unit; connect the output of a Control Unit node.")
     controls: dict[str, host.Steered] = {}
     for slot, unit in units.items():
-        if not unit.absent:
+        if unit.control is not None and not unit.absent:
             # A unit in two slots is two controls, each with what it keeps of a run.
             again = any(unit.control is control for control in controls.values())
             controls[slot] = unit.control.copy() if again else unit.control
@@ -134,8 +137,12 @@ class ControlUnit(io.ComfyNode):
     def execute(
         cls, control_net, image=None, vae=None, enabled=True, economy="exact", reuse=None, **weights
     ) -> io.NodeOutput:
-        settings = weighting(**weights), vae, reuse_of(economy, reuse)
-        return io.NodeOutput(Unit(conditioning.with_hint(control_net, image, *settings), enabled))
+        wanted = weighting(**weights)
+        if image is None and (wanted.absent or not enabled):
+            # Its hint's loader may be muted with it.
+            return io.NodeOutput(Unit(None, False))
+        control = conditioning.with_hint(control_net, image, wanted, vae, reuse_of(economy, reuse))
+        return io.NodeOutput(Unit(control, enabled))
 
 
 class MergeControls(io.ComfyNode):

@@ -11,7 +11,11 @@ _SHARE = io.Float.Input(
     min=0.01,
     max=1.0,
     step=0.01,
-    tooltip="How many of the steps in which the control acts are computed: 0.33 is every third, 1 all.",
+    tooltip=(
+        "How many of the steps in which the control acts are computed: 0.33 is every third, 1 all. Samplers "
+        "that ask twice in a step, as heun and dpmpp_sde, get one computed answer in it at most: only exact "
+        "computes both."
+    ),
 )
 _ERROR = io.Float.Input(
     "error",

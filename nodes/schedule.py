@@ -185,7 +185,13 @@ class FrameStrengths(io.ComfyNode):
 
     @classmethod
     def execute(cls, strengths, previous=None) -> io.NodeOutput:
-        return io.NodeOutput(Schedule(_previous(previous).over_time, _numbers(strengths, "strengths")))
+        before = _previous(previous)
+        if before.over_frames:
+            raise ControlError(
+                "previous has strengths for frames already; put both into one list, or connect keyframes or "
+                "a curve."
+            )
+        return io.NodeOutput(Schedule(before.over_time, _numbers(strengths, "strengths")))
 
 
 class Blocks(io.ComfyNode):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..networks.config import UNetConfig
+from ..networks.union import UNION_TYPES, type_name
 from .bases import base_name
 from .detect import FAMILIES, identify
 from .family import Family
@@ -98,7 +99,11 @@ class Inspection:
         if self.union_modes is not None:
             rows.append(("union types", f"{self.union_modes}; the file has no names for them"))
         if self.union_types:
-            rows.append(("union types", f"{len(self.union_types)}: {', '.join(self.union_types)}"))
+            # Several kinds may share a type.
+            types = dict.fromkeys(
+                type_name(UNION_TYPES[kind]) if kind in UNION_TYPES else kind for kind in self.union_types
+            )
+            rows.append(("union types", f"{len(types)}: {', '.join(types)}"))
         if self.global_average_pooling is not None:
             rows.append(("average pooling", "global" if self.global_average_pooling else "no"))
         if self.needs:

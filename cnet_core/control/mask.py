@@ -37,10 +37,10 @@ def prepare_mask(mask: Tensor, feather: float = 0.0) -> Tensor:
 
 def _blur(mask: Tensor, reach: float) -> Tensor:
     """Two box filters in a row, a ramp that ends `reach` pixels from an edge; borders are continued."""
-    # The two boxes together reach twice their radius.
-    radius = max(1, round(reach / 2))
+    whole = max(1, round(reach))
     mask = mask[:, None]
-    for _ in range(2):
+    # Together the two boxes reach as far as their radii add up to.
+    for radius in (whole // 2, whole - whole // 2):
         for pad in ((radius, radius, 0, 0), (0, 0, radius, radius)):
             size = (1, 2 * radius + 1) if pad[0] else (2 * radius + 1, 1)
             mask = F.avg_pool2d(F.pad(mask, pad, mode="replicate"), size, stride=1)

@@ -6,7 +6,7 @@ rounding; a part of weight 0 counts as absent.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -20,25 +20,28 @@ class Part:
     """What one control says at one block.
 
     residual: [B,C,H,W], or [B,N,C] of a transformer; as the network gave it, never changed.
-    weight: a number, or a tensor with one per row; mask: 0..1 over space. Both broadcast to the residual.
+    weight: the strength, a number or a tensor with one per row; block: the weight of this block; mask: 0..1
+    over space. All broadcast to the residual.
     """
 
     residual: Tensor = field(repr=False)
     weight: float | Tensor = 1.0
     mask: Tensor | None = None
+    block: float = 1.0
 
     @cached_property
     def value(self) -> Tensor:
         """The weighted residual; the residual itself at weight 1 without a mask."""
-        value = self.residual
-        if isinstance(self.weight, Tensor) or self.weight != 1:
-            value = value * self.weight
+        value, weight = self.residual, self.weight if self.block == 1 else self.weight * self.block
+        if isinstance(weight, Tensor) or weight != 1:
+            value = value * weight
         return value if self.mask is None else value * self.mask
 
     @property
-    def presence(self) -> float | Tensor:
-        """The weight at each place."""
-        return self.weight if self.mask is None else self.weight * self.mask
+    def covered(self) -> float | Tensor:
+        """The mask, but 0 in the rows where the part says nothing."""
+        speaks = (self.weight != 0) if isinstance(self.weight, Tensor) else float(self.weight != 0)
+        return speaks * (1.0 if self.mask is None else self.mask)
 
 
 def _channels(value: Tensor) -> int:
@@ -55,15 +58,28 @@ def _sum(parts: Sequence[Part]) -> Tensor:
 
 
 def _average(parts: Sequence[Part]) -> Tensor:
-    """The sum over the weights present at each place: they only weigh the controls against each other."""
-    weight = parts[0].presence
-    for part in parts[1:]:
-        weight = weight + part.presence
+    """The sum over the weights present at each place, times the presence of the most present there.
+
+    Strengths only weigh the controls against each other. How far one is present, by its mask and the weight
+    of its block, does so too; and where all are but half present, so is their average.
+    """
+    present = [part.covered * part.block for part in parts]
+    weight, most = parts[0].weight * present[0], present[0]
+    for part, own in zip(parts[1:], present[1:], strict=True):
+        weight, most = weight + part.weight * own, _larger(most, own)
     total = _sum(parts)
     if isinstance(weight, Tensor):
         # Where no control is present the sum is 0, and stays so.
-        return total / torch.where(weight > 0, weight, 1.0)
-    return total if weight == 1 else total / weight
+        return total * (most / torch.where(weight > 0, weight, 1.0))
+    return total if weight in (most, 0) else total * (most / weight)
+
+
+def _larger(one: float | Tensor, other: float | Tensor) -> float | Tensor:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.maximum(one, other)
+    if isinstance(one, Tensor):
+        return one.clamp_min(other)
+    return other.clamp_min(one) if isinstance(other, Tensor) else max(one, other)
 
 
 def _normalised(parts: Sequence[Part]) -> Tensor:
@@ -133,15 +149,9 @@ def _regions(parts: Sequence[Part]) -> Tensor:
     """
     if len(parts) == 1:
         return parts[0].value
-    masks = [_covered(part) for part in parts]
+    masks = [torch.as_tensor(part.covered, device=part.residual.device) for part in parts]
     covered = sum(masks[1:], start=masks[0]).clamp_min(1.0)
-    return _sum([Part(p.residual, p.weight, mask / covered) for p, mask in zip(parts, masks, strict=True)])
-
-
-def _covered(part: Part) -> Tensor:
-    """The mask, but in the rows where the part says nothing."""
-    mask = torch.ones((), device=part.residual.device) if part.mask is None else part.mask
-    return mask * (part.weight != 0) if isinstance(part.weight, Tensor) else mask
+    return _sum([replace(part, mask=mask / covered) for part, mask in zip(parts, masks, strict=True)])
 
 
 MODES: dict[str, Callable[..., Tensor]] = {

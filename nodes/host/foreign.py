@@ -202,5 +202,5 @@ def as_the_base_reads(parts: Parts, answer: Answer, inner: Any) -> Parts:
                 nothing = residual.new_zeros(())
                 parts[place][i] = Part(nothing.expand_as(residual), 0.0, nothing)
             elif part is not None and not isinstance(part.weight, Tensor):
-                parts[place][i] = shared.setdefault((id(residual), part.weight), part)
+                parts[place][i] = shared.setdefault((id(residual), part.weight, part.block), part)
     return parts

@@ -16,9 +16,13 @@ from .steered import Steered
 
 @dataclass
 class Record:
-    """What each control said on the prompt's side at the last call for most of the picture, weighed, and the
-    noise level there."""
+    """What each control said on the prompt's side, weighed, at the call for most of the picture nearest to a
+    noise level, and the noise level there.
 
+    wanted: that noise level. Samplers may ask at others within a step, and beyond it.
+    """
+
+    wanted: float
     spoken: list[Parts | None] = field(default_factory=list)
     # Whether each control acted there, with residuals or without.
     acted: list[bool] = field(default_factory=list)
@@ -50,6 +54,11 @@ class Record:
         return None if part is None else part.value[self.rows]
 
 
+def _apart(one: float, other: float) -> float:
+    """How far two noise levels are from each other."""
+    return abs(math.log(max(one, 1e-9) / max(other, 1e-9)))
+
+
 def _block_name(place: str, i: int, count: int) -> str:
     if place == "middle":
         return "middle"
@@ -72,9 +81,10 @@ class RecordingControl(MergedControl):
     def parts(self, call: Call) -> list[Parts | None]:
         spoken = super().parts(call)
         record, size = self.record, (call.x.shape[-2], call.x.shape[-1])
+        far, nearest = (_apart(sigma, record.wanted) for sigma in (call.sigma, record.sigma))
         # A prompt for an area is asked for after the whole picture's, and tells of less.
         smaller = call.sigma == record.sigma and math.prod(size) < math.prod(record.size)
-        if COND in call.sides and not smaller:
+        if COND in call.sides and far <= nearest and not smaller:
             first = call.sides.index(COND) * call.batch
             record.spoken, record.rows = spoken, list(range(first, first + call.batch))
             record.acted = [any(control.rows(call)[first : first + call.batch]) for control in self.controls]

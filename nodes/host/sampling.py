@@ -11,14 +11,20 @@ SCHEDULERS: list[str] = comfy.samplers.KSampler.SCHEDULERS
 SAMPLERS: list[str] = comfy.samplers.KSampler.SAMPLERS
 
 
-def noise_levels(model: Any, scheduler: str, steps: int, denoise: float = 1.0) -> list[float]:
-    """The noise level of each step; with denoise below 1 the last steps of a longer run, at 0 none."""
+def noise_levels(
+    model: Any, scheduler: str, steps: int, denoise: float = 1.0, sampler: str = ""
+) -> list[float]:
+    """The noise level of each step; with denoise below 1 the last steps of a longer run, at 0 none.
+
+    sampler: some are given a schedule of a step more, without its last noise level but one.
+    """
     if denoise <= 0:
         return []
     total = steps if denoise > 0.9999 else int(steps / denoise)
     sampling = model.get_model_object("model_sampling")
-    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, total)[-(steps + 1) : -1]
-    return [float(sigma) for sigma in sigmas]
+    shorter = sampler in getattr(comfy.samplers.KSampler, "DISCARD_PENULTIMATE_SIGMA_SAMPLERS", ())
+    levels = comfy.samplers.calculate_sigmas(sampling, scheduler, total + shorter)[:-1].tolist()
+    return (levels[:-1] if shorter else levels)[-steps:]
 
 
 def sigma_at(model: Any) -> Callable[[float], float]:

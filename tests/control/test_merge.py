@@ -1,6 +1,7 @@
 """The laws of merging."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,7 +38,8 @@ def a_part(draw, shape=MAP, masked=True) -> Part:
     weight = draw(strengths)
     if draw(st.booleans()):
         weight = torch.tensor([weight, draw(strengths)]).view(2, *[1] * (len(shape) - 1))
-    return Part(residual(draw(seeds), shape=shape), weight, mask)
+    block = draw(st.sampled_from([1.0, 0.5, 2.0])) if masked else 1.0
+    return Part(residual(draw(seeds), shape=shape), weight, mask, block)
 
 
 @st.composite
@@ -110,6 +112,23 @@ def test_the_average_counts_a_control_only_where_its_mask_lets_it_be():
     assert merged[0, 0, 0].tolist() == [2, 2, 1, 1]
     alone = merge([Part(three, 2.0, left), Part(one, 1.0, left)], Rule("average"))
     torch.testing.assert_close(alone[0, 0, 0], torch.tensor([7 / 3, 7 / 3, 0, 0]))
+
+
+@given(parts=some_parts(masked=False), seed=seeds, block=st.sampled_from([0.1, 1.0, 2.0]))
+def test_the_average_of_controls_that_share_a_mask_and_block_weights_is_weighed_by_them(parts, seed, block):
+    """By a feather or a grey mask too: these say where and how much, not against whom."""
+    shape = parts[0].residual.shape
+    mask = torch.rand(space(shape), generator=torch.Generator().manual_seed(seed))
+    weighed = [replace(part, mask=mask, block=block) for part in parts]
+    expected = merge(parts, Rule("average")) * mask * block
+    torch.testing.assert_close(merge(weighed, Rule("average")), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_towards_a_mask_s_soft_edge_the_average_becomes_the_other_control():
+    fading = torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 1, 3)
+    one, three = torch.ones(1, 2, 1, 3), torch.full((1, 2, 1, 3), 3.0)
+    merged = merge([Part(one), Part(three, 1.0, fading)], Rule("average"))
+    torch.testing.assert_close(merged[0, 0, 0], torch.tensor([2.0, (1 + 0.5 * 3) / 1.5, 1.0]))
 
 
 @given(parts=some_parts())

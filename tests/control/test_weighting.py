@@ -106,6 +106,14 @@ def test_feathering_makes_a_ramp_around_the_edge_and_keeps_the_rest():
     assert torch.equal(prepare_mask(mask, 0.0), mask)
 
 
+@pytest.mark.parametrize("feather", range(1, 10))
+def test_a_feather_reaches_as_many_pixels_to_either_side(feather):
+    mask = torch.zeros(1, 40, 60)
+    mask[..., 30:] = 1
+    changed = (prepare_mask(mask, float(feather)) != mask)[0, 20]
+    assert changed.nonzero().flatten().tolist() == list(range(30 - feather, 30 + feather))
+
+
 @pytest.mark.parametrize("shape", [(5, 7), (3, 5, 7), (3, 1, 5, 7)])
 def test_masks_come_in_several_shapes(shape):
     assert prepare_mask(torch.rand(shape)).shape == (1 if len(shape) == 2 else 3, 5, 7)
@@ -150,7 +158,7 @@ def test_rows_whose_mask_leaves_nothing_have_no_strength():
 def test_blocks_are_counted_without_the_empty_places():
     weighting = Weighting(blocks=BlockWeights(values=(1.0, 2.0, 0.0)))
     parts = weighting.weigh(blocks_of(None, (1, 2, 3, 3), (1, 2, 3, 3), None, (1, 2, 1, 1)), [1.0], no_mask)
-    assert [part and part.weight for part in parts] == [None, 1.0, 2.0, None, None]
+    assert [part and part.weight * part.block for part in parts] == [None, 1.0, 2.0, None, None]
 
 
 def test_full_strength_leaves_the_residual_itself():

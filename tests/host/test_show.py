@@ -50,6 +50,8 @@ def shown(host: Host) -> Run:
         ("strength", "CNetPreviewStrength", strength),
         ("compare by sigmas", "CNetCompareControls", compare | given),
         ("strength by sigmas", "CNetPreviewStrength", strength | given),
+        ("compare by heun", "CNetCompareControls", compare | {"sampler_name": "heun"}),
+        ("compare by uni_pc", "CNetCompareControls", compare | {"sampler_name": "uni_pc", "percent": 1.0}),
         ("compare at once", "CNetCompareControls", compare | {"percent": 0.0}),
         ("compare with an area", "CNetCompareControls", compare | {"percent": 0.0, "positive": ["both", 0]}),
     ):
@@ -81,6 +83,17 @@ def test_a_prompt_for_an_area_does_not_hide_the_whole_picture(shown: Run) -> Non
         pictures(shown, "compare with an area"), pictures(shown, "compare at once"), strict=True
     ):
         assert np.abs(ours.astype(int) - plain).max() <= 1
+
+
+def test_what_is_compared_was_said_at_the_step_itself(shown: Run) -> None:
+    """Heun's method asks at the next step's noise level as well, and uni_pc leaves out the last but one."""
+    where = {
+        name: shown.ui(f"compare{name}")["text"][0].splitlines()[0] for name in ("", " by heun", " by uni_pc")
+    }
+    assert where[""] == where[" by heun"]
+    prompt = api_prompt("pose_depth")
+    steps = prompt[nodes_of(prompt, "KSampler")[0]]["inputs"]["steps"]
+    assert f"step {steps} of {steps}" in where[" by uni_pc"]
 
 
 def test_conflicts_and_sizes_are_shown_on_the_node(shown: Run) -> None:

@@ -154,6 +154,31 @@ def test_the_marks_of_an_inpaint_hint_stay_when_it_is_fitted_as_what_it_looks_li
     assert marked.any() and (marked | (made >= 0)).all() and torch.equal(marked.any(-1), marked.all(-1))
 
 
+def test_shades_of_grey_are_scaled_alike_however_many_they_are(call):
+    """A depth map darkened to few shades is no palette of areas."""
+    ramp = torch.linspace(0, 1, 96).expand(1, 64, 96)[..., None].repeat(1, 1, 1, 3)
+    size = {"size": "width and height", "width": 200, "height": 150, "resize_mode": "stretch"}
+    for shades in (255, 178, 40):
+        hint = (ramp * shades).round() / 255
+        made = call("CNetFitHint", hint=hint, size=size)
+        assert torch.equal(made, call("CNetFitHint", hint=hint, size=size, kind="depth"))
+    flat = (ramp * 3).round() / 3
+    assert len(call("CNetFitHint", hint=flat, size=size).unique()) == 4
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+def test_normals_are_known_by_their_length(call, scene, bits):
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 80), indexing="ij")
+    vectors = torch.stack([x, y, torch.ones_like(x)], -1)
+    hint = (vectors / vectors.norm(dim=-1, keepdim=True))[None] / 2 + 0.5
+    hint = (hint * 255).round() / 255 if bits == 8 else hint
+    size = {"size": "width and height", "width": 33, "height": 47, "resize_mode": "stretch"}
+    made = call("CNetFitHint", hint=hint, size=size)
+    assert torch.equal(made, call("CNetFitHint", hint=hint, size=size, kind="normals"))
+    photo = call("CNetFitHint", hint=scene, size=size)
+    assert torch.equal(photo, call("CNetFitHint", hint=scene, size=size, kind="photo"))
+
+
 @pytest.mark.parametrize("kind", ["auto", "lines", "normals", "inpaint"])
 def test_a_hint_with_opacity_is_fitted_like_one_without(call, kind):
     """Opacity goes along as it is: it is no colour, and no coordinate of a normal."""

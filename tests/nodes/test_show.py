@@ -159,6 +159,13 @@ def test_a_control_out_of_its_range_is_silent(compare, load, unit, hint):
     assert "second is silent" in table
 
 
+def test_a_control_speaks_where_its_range_begins(compare, load, unit, hint):
+    """Between two steps too: there it acts from the second on."""
+    for start in (0.3, 0.4, 0.6):
+        late = unit(load("second"), hint, start_percent=start)
+        assert "silent" not in compare(unit(load("first"), hint), late, percent=start)[1]
+
+
 def test_a_control_inside_the_attention_is_not_called_silent(call, base, compare, load, unit, hint):
     reference = call("CNetReference", style_fidelity=0.5)
     for span, note in (
@@ -197,7 +204,7 @@ def test_each_pair_and_picture_has_its_map(compare, load, unit, hint):
     assert compare(*units, batch=2)[0].shape[0] == 6
 
 
-@pytest.mark.parametrize(("percent", "steps"), [(0.0, 1), (0.4, 2), (1.0, 4)])
+@pytest.mark.parametrize(("percent", "steps"), [(0.0, 1), (0.4, 3), (1.0, 4)])
 def test_sampling_ends_at_the_moment_that_is_looked_at(compare, load, unit, runs, hint, percent, steps):
     control, passes = runs
     _, table = compare(unit(control, hint), unit(load("second"), hint), percent=percent)
@@ -212,7 +219,7 @@ def test_sigmas_are_sampled_in_place_of_a_schedule(compare, base, load, unit, hi
     expected = compare(*units)
     assert torch.equal(same[0], expected[0]) and same[1] == expected[1]
     # The later half: the moment is its second step's.
-    _, table = compare(*units, percent=0.75, sigmas=samplers.calculate_sigmas(sampling, "normal", 8)[4:])
+    _, table = compare(*units, percent=0.6, sigmas=samplers.calculate_sigmas(sampling, "normal", 8)[4:])
     assert "step 2 of 4" in table
 
 
@@ -227,13 +234,13 @@ def test_blocks_of_transformers_are_counted_as_they_are_read(nodes):
         (maps, 2, 1, ["input 1", "input 0", "skip 0"]),
     ):
         parts = {"input": [one] * inputs, "output": [one] * outputs, "middle": []}
-        assert list(record_of(spoken=[parts], rows=[0]).residuals()) == names
+        assert list(record_of(1.0, spoken=[parts], rows=[0]).residuals()) == names
 
 
 def test_a_recorded_merge_acts_as_a_plain_one(nodes, prompts, draw, load, unit, merge, hint):
     units = [unit(load("first"), hint), unit(load("second"), 1 - hint)]
     module = sys.modules[nodes["CNetCompareControls"].__module__]
-    record = module.host.Record()
+    record = module.host.Record(1.0)
     recording = module.host.RecordingControl([one.control for one in units], module.Rule(), record)
     recorded = module.conditioning.attach(recording, prompts["positive"], prompts["negative"])
     assert torch.equal(draw(*recorded), draw(**merge(prompts, *units)))

@@ -349,6 +349,18 @@ def test_a_unit_that_is_off_is_left_out(prompts, load, unit, merge, hint):
     assert len(control.get_models()) == 1
 
 
+def test_what_is_off_needs_no_hint(prompts, load, apply, unit, merge, hint):
+    """A hint's loader may be muted with it; what is on still asks for its own."""
+    on, off = unit(load("second"), hint), unit(load("first"), None, enabled=False)
+    for absent in (off, unit(load("first"), None, strength=0.0)):
+        assert merge(prompts, absent) == prompts
+        assert len(merge(prompts, absent, on)["positive"][0][1]["control"].get_models()) == 1
+    assert apply(prompts, load("first"), None, strength=0.0) == prompts
+    for wanting in (lambda: unit(load("first"), None), lambda: apply(prompts, load("first"), None)):
+        with pytest.raises(ValueError, match="no hint"):
+            wanting()
+
+
 @pytest.mark.parametrize("mode", ["sum", "average", "normalised", "strongest", "priority", "regions"])
 def test_one_unit_is_plain_apply(mode, prompts, load, apply, unit, merge, hint, ask):
     expected = blocks(ask(apply(prompts, load("first"), hint)))

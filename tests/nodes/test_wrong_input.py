@@ -377,6 +377,12 @@ REFUSED = {
         lambda b: b.call("CNetFrameStrengths", strengths="1, -1"),
         ["frame 1 is -1", "from 0 upwards"],
     ),
+    "strengths of frames twice": (
+        lambda b: b.call(
+            "CNetFrameStrengths", strengths="1", previous=b.call("CNetFrameStrengths", strengths="1, 0")
+        ),
+        ["strengths for frames already", "one list"],
+    ),
     "word among the strengths": (
         lambda b: b.call("CNetFrameStrengths", strengths="1, much"),
         ["'much'", "such as 1, 0.5, 0"],
