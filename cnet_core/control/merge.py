@@ -8,6 +8,7 @@ rounding; a part of weight 0 counts as absent.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ class Part:
     """What one control says at one block.
 
     residual: [B,C,H,W], or [B,N,C] of a transformer; as the network gave it, never changed.
-    weight: the strength, a number or a tensor with one per row; block: the weight of this block; mask: 0..1
-    over space. All broadcast to the residual.
+    weight: a number, or a tensor with one per row; block: the factor in it that is the weight of this block;
+    mask: 0..1 over space. Weight and mask broadcast to the residual.
     """
 
     residual: Tensor = field(repr=False)
@@ -32,16 +33,21 @@ class Part:
     @cached_property
     def value(self) -> Tensor:
         """The weighted residual; the residual itself at weight 1 without a mask."""
-        value, weight = self.residual, self.weight if self.block == 1 else self.weight * self.block
-        if isinstance(weight, Tensor) or weight != 1:
-            value = value * weight
+        value = self.residual
+        if isinstance(self.weight, Tensor) or self.weight != 1:
+            value = value * self.weight
         return value if self.mask is None else value * self.mask
 
     @property
-    def covered(self) -> float | Tensor:
-        """The mask, but 0 in the rows where the part says nothing."""
-        speaks = (self.weight != 0) if isinstance(self.weight, Tensor) else float(self.weight != 0)
-        return speaks * (1.0 if self.mask is None else self.mask)
+    def presence(self) -> float | Tensor:
+        """The weight at each place."""
+        return self.weight if self.mask is None else self.weight * self.mask
+
+    @property
+    def speaks(self) -> float | Tensor:
+        """1, or for each row whether it has a weight."""
+        weight = self.weight
+        return (weight != 0).to(weight.dtype) if isinstance(weight, Tensor) else float(weight != 0)
 
 
 def _channels(value: Tensor) -> int:
@@ -58,28 +64,36 @@ def _sum(parts: Sequence[Part]) -> Tensor:
 
 
 def _average(parts: Sequence[Part]) -> Tensor:
-    """The sum over the weights present at each place, times the presence of the most present there.
+    """The sum over the weights present at each place: strengths only weigh the controls against each other.
 
-    Strengths only weigh the controls against each other. How far one is present, by its mask and the weight
-    of its block, does so too; and where all are but half present, so is their average.
+    Masks and block weights say how much is drawn, too: their own average, weighed alike, is a factor on it.
     """
-    present = [part.covered * part.block for part in parts]
-    weight, most = parts[0].weight * present[0], present[0]
-    for part, own in zip(parts[1:], present[1:], strict=True):
-        weight, most = weight + part.weight * own, _larger(most, own)
-    total = _sum(parts)
+    if len(parts) == 1:
+        (part,) = parts
+        return replace(part, weight=part.speaks * part.block).value
+    weight = _added([part.presence for part in parts])
+    mean = _over(_sum(parts), weight)
+    if all(part.mask is None and part.block == 1 for part in parts):
+        return mean
+    shares = [
+        part.presence * part.block if part.mask is None else part.presence * (part.block * part.mask)
+        for part in parts
+    ]
+    return mean * _over(_added(shares), weight)
+
+
+def _added(values: Sequence[Any]) -> Any:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+def _over(value: Any, weight: float | Tensor) -> Any:
+    """A quotient; where no control is present both are 0, and stay so."""
     if isinstance(weight, Tensor):
-        # Where no control is present the sum is 0, and stays so.
-        return total * (most / torch.where(weight > 0, weight, 1.0))
-    return total if weight in (most, 0) else total * (most / weight)
-
-
-def _larger(one: float | Tensor, other: float | Tensor) -> float | Tensor:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.maximum(one, other)
-    if isinstance(one, Tensor):
-        return one.clamp_min(other)
-    return other.clamp_min(one) if isinstance(other, Tensor) else max(one, other)
+        return value / torch.where(weight > 0, weight, 1.0)
+    return value if weight in (0, 1) else value / weight
 
 
 def _normalised(parts: Sequence[Part]) -> Tensor:
@@ -149,9 +163,15 @@ def _regions(parts: Sequence[Part]) -> Tensor:
     """
     if len(parts) == 1:
         return parts[0].value
-    masks = [torch.as_tensor(part.covered, device=part.residual.device) for part in parts]
+    masks = [_covered(part) for part in parts]
     covered = sum(masks[1:], start=masks[0]).clamp_min(1.0)
     return _sum([replace(part, mask=mask / covered) for part, mask in zip(parts, masks, strict=True)])
+
+
+def _covered(part: Part) -> Tensor:
+    """The mask, but 0 in the rows where the part says nothing."""
+    mask = part.residual.new_ones(()) if part.mask is None else part.mask
+    return mask * part.speaks if isinstance(part.weight, Tensor) else mask
 
 
 MODES: dict[str, Callable[..., Tensor]] = {

@@ -133,7 +133,7 @@ class Weighting:
             if residual is None or weight == 0:
                 parts.append(None)
                 continue
-            parts.append(Part(residual, _of_rows(rows, residual), mask_for(residual), weight))
+            parts.append(Part(residual, _rows_times(weight, rows, residual), mask_for(residual), weight))
         return parts
 
 
@@ -148,8 +148,8 @@ def effective_strengths(
     return [(s * weighting.gain(COND), s * weighting.gain(UNCOND)) for s in strengths]
 
 
-def _of_rows(rows: Sequence[float], residual: Tensor) -> float | Tensor:
+def _rows_times(weight: float, rows: Sequence[float], residual: Tensor) -> float | Tensor:
     if all(row == rows[0] for row in rows):
-        return rows[0]
-    values = constants(rows, residual.device, residual.dtype)
+        return weight * rows[0]
+    values = constants([weight * row for row in rows], residual.device, residual.dtype)
     return values.view(-1, *[1] * (residual.ndim - 1))

@@ -39,7 +39,7 @@ def a_part(draw, shape=MAP, masked=True) -> Part:
     if draw(st.booleans()):
         weight = torch.tensor([weight, draw(strengths)]).view(2, *[1] * (len(shape) - 1))
     block = draw(st.sampled_from([1.0, 0.5, 2.0])) if masked else 1.0
-    return Part(residual(draw(seeds), shape=shape), weight, mask, block)
+    return Part(residual(draw(seeds), shape=shape), weight * block, mask, block)
 
 
 @st.composite
@@ -119,7 +119,7 @@ def test_the_average_of_controls_that_share_a_mask_and_block_weights_is_weighed_
     """By a feather or a grey mask too: these say where and how much, not against whom."""
     shape = parts[0].residual.shape
     mask = torch.rand(space(shape), generator=torch.Generator().manual_seed(seed))
-    weighed = [replace(part, mask=mask, block=block) for part in parts]
+    weighed = [replace(part, weight=part.weight * block, mask=mask, block=block) for part in parts]
     expected = merge(parts, Rule("average")) * mask * block
     torch.testing.assert_close(merge(weighed, Rule("average")), expected, rtol=1e-4, atol=1e-4)
 
@@ -128,7 +128,32 @@ def test_towards_a_mask_s_soft_edge_the_average_becomes_the_other_control():
     fading = torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 1, 3)
     one, three = torch.ones(1, 2, 1, 3), torch.full((1, 2, 1, 3), 3.0)
     merged = merge([Part(one), Part(three, 1.0, fading)], Rule("average"))
-    torch.testing.assert_close(merged[0, 0, 0], torch.tensor([2.0, (1 + 0.5 * 3) / 1.5, 1.0]))
+    # Half present, it has a third of the say, and what is drawn is (1 + 1/2 * 1/2) / (1 + 1/2) present.
+    middle = (1 + 0.5 * 3) / 1.5 * (1.25 / 1.5)
+    torch.testing.assert_close(merged[0, 0, 0], torch.tensor([2.0, middle, 1.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+@modes
+def test_a_merge_has_the_precision_of_its_controls_and_their_last_sparks_stay_numbers(mode, masked, dtype):
+    shape = (2, 4, 3, 5)
+    mask = torch.linspace(0, 1, 15, dtype=dtype).view(1, 1, 3, 5) if masked else None
+    for strength in (1.0, 1e-3, 1e-6, 1e-7):
+        rows = torch.tensor([strength, 0.0], dtype=dtype).view(2, 1, 1, 1)
+        for weight in (strength, rows):
+            parts = [Part(residual(seed, shape=shape).to(dtype), weight, mask) for seed in (1, 2)]
+            for some in (parts, parts[:1]):
+                merged = merge(some, rule(mode))
+                assert merged.dtype == dtype and merged.isfinite().all()
+
+
+@given(seed=seeds, strength=st.sampled_from([1e-2, 1e-4, 1e-6]))
+def test_a_control_that_fades_out_leaves_the_others_average(seed, strength):
+    other = Part(residual(seed), 0.1, None, 0.1)
+    nearly = merge([Part(residual(seed + 1), strength), other], Rule("average"))
+    gone = merge([other], Rule("average"))
+    torch.testing.assert_close(nearly, gone, rtol=0, atol=60 * strength)
 
 
 @given(parts=some_parts())

@@ -158,7 +158,7 @@ def test_rows_whose_mask_leaves_nothing_have_no_strength():
 def test_blocks_are_counted_without_the_empty_places():
     weighting = Weighting(blocks=BlockWeights(values=(1.0, 2.0, 0.0)))
     parts = weighting.weigh(blocks_of(None, (1, 2, 3, 3), (1, 2, 3, 3), None, (1, 2, 1, 1)), [1.0], no_mask)
-    assert [part and part.weight * part.block for part in parts] == [None, 1.0, 2.0, None, None]
+    assert [part and part.weight for part in parts] == [None, 1.0, 2.0, None, None]
 
 
 def test_full_strength_leaves_the_residual_itself():
