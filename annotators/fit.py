@@ -107,8 +107,8 @@ def resize(maps: Tensor, size: Size, kind: Kind) -> Tensor:
 
 # More of these are no palette. ADE20K's has 150 colours, and some of its pictures a few more.
 _COLOURS, _GREYS = 199, 16
-# How far most vectors of a normal map are from length 1: those of 8 bits lie within half of it.
-_UNIT = 0.02
+# How far at most half of a normal map's vectors are from length 1: as a JPEG 0.02, of 8 bits less.
+_UNIT = 0.05
 
 
 def kind_of(picture: Tensor) -> Kind:
@@ -125,7 +125,9 @@ def kind_of(picture: Tensor) -> Kind:
     if len(colours) > _GREYS and bool((array == array[:1]).all()):
         return "depth"
     if len(colours) > _COLOURS:
-        lengths = (picture.float() * 2 - 1).norm(dim=0)
+        # Of each colour once: one may fill the picture.
+        rgb = torch.stack([colours >> 16, colours >> 8 & 255, colours & 255]) / 255
+        lengths = (rgb * 2 - 1).norm(dim=0)
         return "normals" if (lengths - 1).abs().median() < _UNIT else "photo"
     if set(colours.tolist()) == {0, 0xFFFFFF} and _is_thin(picture[:1, None])[0]:
         return "lines"
@@ -221,10 +223,13 @@ def _inpaint(maps: Tensor, size: Size) -> Tensor:
     """Pictures whose marked places are -1: a pixel is marked if half of it is, and no mark mixes with a
     colour."""
     marked = (maps < -0.5).all(1, keepdim=True).float()
+    return torch.where(_linear(marked, size) >= 0.5, -1.0, resize_around(maps, marked, size))
+
+
+def resize_around(maps: Tensor, marked: Tensor, size: Size) -> Tensor:
+    """Maps [B,C,H,W] in 0..1 scaled so that what is marked, by a 1 in [B,1,H,W], mixes with nothing."""
     colours = _linear(maps * (1 - marked), size)
-    share = _linear(marked, size)
-    colours = (colours / (1 - share).clamp(min=1e-3)).clamp(0, 1)
-    return torch.where(share >= 0.5, -1.0, colours)
+    return (colours / (1 - _linear(marked, size)).clamp(min=1e-3)).clamp(0, 1)
 
 
 _RESIZERS: dict[Kind, Callable[[Tensor, Size], Tensor]] = {

@@ -93,8 +93,8 @@ class Annotator:
     multiple: `annotate` takes sides that are multiples of it; pictures are padded to one and cut back.
     cpu_pixels: how many pixels go through at once on a CPU. So few as by default keep what is computed in the
     caches; of more, large weights are read less often, and what each call begins with is begun less often.
-    takes_depth: its pictures are depth maps, and those that reach beyond 0..1, as raw depth does, are brought
-    there by their own range.
+    reads: what its pictures show, so how they are scaled before it looks at them. Of depth maps those that
+    reach beyond 0..1, as raw depth does, are brought there by their own range, and 8 bits are made smooth.
     regions: its labels are the numbers of a picture's regions from 1, 0 where there is none; else they are
     classes from 0, -1 where there is none.
     batchable: False where pictures are annotated one by one whatever the chunk.
@@ -121,7 +121,7 @@ class Annotator:
     batchable: bool = True
     seedable: bool = False
     masked: bool = False
-    takes_depth: bool = False
+    reads: Kind = "photo"
     regions: bool = False
     suits: tuple[str, ...] = ()
     aliases: tuple[str, ...] = field(default=())

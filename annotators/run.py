@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import fit
+from .depth import prepared_depth
 from .errors import AnnotatorError, ParameterError
 from .fit import Mode, Size
 from .networks import PIXELS_ON_A_CPU, PIXELS_WITHOUT_A_NETWORK, pixels_at_once
@@ -76,15 +77,18 @@ def annotate(
         # Pictures are resized on the CPU; where they are not, the device does everything.
         place = device if looked == source else torch.device("cpu")
         some = images[start:stop].detach().to(place)
-        some = _scaled_depth(some) if annotator.takes_depth else some
+        some = prepared_depth(some) if annotator.reads == "depth" else some
         pictures = _prepared(some, opaque=annotator.masked)
         call = dict(given)
-        pictures = fit.resize(pictures, looked, "photo").to(device)
         if annotator.seedable:
             call["seeds"] = [(seed + i) % 2**64 for i in range(start, stop)]
         if masks is not None:
             part = masks[start:stop] if len(masks) > 1 else masks.expand(stop - start, -1, -1, -1)
+            if looked != source:
+                # What is masked may be of any colour, which must not mix with the rest.
+                pictures = fit.resize_around(pictures, (part > 0.5).to(pictures), looked)
             call["masks"] = _padded(fit.resize(part, looked, "depth").to(device), annotator.multiple)
+        pictures = fit.resize(pictures, looked, annotator.reads).to(device)
         annotation = annotator.annotate(_padded(pictures, annotator.multiple), **call, **checked)
         return _cut(annotation, looked)
 
@@ -131,20 +135,6 @@ def _chunk(annotator: Annotator, size: Size, device: torch.device) -> int:
         return 1
     usual = PIXELS_WITHOUT_A_NETWORK if annotator.build is None else PIXELS_ON_A_CPU
     return max(1, pixels_at_once(device, annotator.cpu_pixels or usual) // (size[0] * size[1]))
-
-
-def _scaled_depth(images: Tensor) -> Tensor:
-    """Depth maps [B,H,W,C] of which those that reach beyond 0..1, as networks give them, are 0 where they are
-    farthest and 1 where nearest; NaN is farthest."""
-    grey = 1 if images.shape[-1] < 3 else 3
-    depth = images[..., :grey].float()
-    finite = depth.isfinite()
-    low = torch.where(finite, depth, torch.inf).amin((1, 2, 3), keepdim=True)
-    high = torch.where(finite, depth, -torch.inf).amax((1, 2, 3), keepdim=True)
-    # By less, the way in overshot: a resized map of 0..1.
-    raw = (low < -0.1) | (high > 1.1)
-    scaled = (depth - low) / (high - low).clamp(min=1e-12)
-    return torch.cat([torch.where(raw, scaled, depth), images[..., grey:].float()], -1)
 
 
 def _prepared(images: Tensor, opaque: bool = False) -> Tensor:

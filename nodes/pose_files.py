@@ -73,7 +73,12 @@ class LoadPose(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str, canvas_width: int = 0, canvas_height: int = 0) -> io.NodeOutput:
-        size = (canvas_width, canvas_height) if canvas_width and canvas_height else None
+        if bool(canvas_width) != bool(canvas_height):
+            raise PoseError(
+                f"canvas_width is {canvas_width} and canvas_height {canvas_height}; give both, or leave both "
+                "at 0 for files that say how large the picture was."
+            )
+        size = (canvas_width, canvas_height) if canvas_width else None
         return io.NodeOutput(write(read(host.input_file(file, ".json"), size)))
 
 

@@ -51,7 +51,10 @@ ANNOTATOR = Annotator(
     title="Canny Edges",
     condition="canny",
     kind="lines",
-    description="White edges on black, one pixel wide, wherever brightness changes.",
+    description=(
+        "White edges on black, one pixel wide, wherever brightness changes; colours of the same brightness "
+        "have none between them."
+    ),
     convention="white lines of one pixel on black",
     annotate=canny,
     parameters=(

@@ -58,7 +58,14 @@ ANNOTATORS = (
         annotate=standard,
         parameters=(
             Float("sigma", 6.0, 0.1, 100.0, "How far the surroundings reach, in pixels.", 0.1),
-            Float("threshold", 8.0, 0.0, 64.0, "Differences below this, of 255, do not count as lines.", 0.5),
+            Float(
+                "threshold",
+                8.0,
+                0.0,
+                64.0,
+                "Differences above this, of 255, say what full strength is: more for fainter lines.",
+                0.5,
+            ),
         ),
         suits=_SUITS,
         aliases=("lineart",),

@@ -28,7 +28,6 @@ def normals(
     """
     made = []
     for depth in pictures.detach().cpu().float().mean(1).numpy():
-        depth = _without_steps(depth)
         blurred = (
             cv2.GaussianBlur(depth, (0, 0), smooth, borderType=cv2.BORDER_REPLICATE) if smooth > 0 else depth
         )
@@ -44,27 +43,6 @@ def normals(
         vector = vector / np.linalg.norm(vector, axis=0)
         made.append(np.stack([vector[axis] * sign for axis, sign in _AXES[axes]]) / 2 + 0.5)
     return Annotation(torch.from_numpy(np.stack(made)))
-
-
-def _without_steps(depth: np.ndarray) -> np.ndarray:
-    """A depth map [H,W] that, if it has but 8 bits, is smooth where it only rises from one value to the next.
-
-    By twice the self-guided filter (K. He, J. Sun, X. Tang 2010), which smooths what varies by less than two
-    steps within its window and leaves edges as they are.
-    """
-    if np.abs(depth * 255 - np.rint(depth * 255)).max() > 1e-3:
-        return depth
-    side = 2 * max(1, min(depth.shape) // 64) + 1
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return cv2.blur(values, (side, side), borderType=cv2.BORDER_REPLICATE)
-
-    for _ in range(2):
-        local = mean(depth)
-        variance = np.maximum(mean(depth * depth) - local * local, 0)
-        own = variance / (variance + (2 / 255) ** 2)
-        depth = mean(own) * depth + mean((1 - own) * local)
-    return depth
 
 
 ANNOTATOR = Annotator(
@@ -100,7 +78,7 @@ ANNOTATOR = Annotator(
         ),
         Float("background", 0.0, 0.0, 1.0, "What is farther than this is flat; 0 leaves all."),
     ),
-    takes_depth=True,
+    reads="depth",
     suits=("lllyasviel/control_v11p_sd15_normalbae", "lllyasviel/sd-controlnet-normal"),
     aliases=("normal map", "depth to normal", "bump"),
 )

@@ -50,6 +50,7 @@ ANNOTATOR = Annotator(
     title="Segmentation Colours",
     condition="segmentation",
     kind="areas",
+    reads="areas",
     description=(
         "A label map, a mask or a rough painting in exactly the colours that segmentation ControlNets know."
     ),

@@ -207,7 +207,7 @@ def _side(value: Any, where: str, given: int | None) -> int:
     if value is None and given:
         value = given
     if value is None:
-        raise PoseError(f"{where} is missing; say how large the picture was.")
+        raise PoseError(f"{where} is missing; say how large the picture was, its width and its height.")
     if not _is_number(value) or not 1 <= value <= LARGEST_SIDE:
         raise PoseError(f"{where} is {value!r}; expected a whole number from 1 to {LARGEST_SIDE}.")
     if value != int(value):
@@ -245,6 +245,10 @@ def _triples(values: Any, where: str) -> np.ndarray:
         raise PoseError(f"{where} is {_kind(values)}; expected a list of x, y, score, ...")
     numbers: list[Any] = []
     for value in values:
+        if isinstance(value, list | tuple | np.ndarray) and len(value) != 3:
+            raise PoseError(
+                f"{where}, point {len(numbers) // 3} has {len(value)} numbers; expected x, y and score."
+            )
         numbers.extend(value if isinstance(value, list | tuple | np.ndarray) else (value,))
     for place, number in enumerate(numbers):
         # What is no number compares with none.

@@ -73,7 +73,8 @@ def tracks(frames: Sequence[Frame], gap: int = 0) -> list[Track]:
         before = [frames[track.last].people[track.places[track.last]] for track in alive]
         distances = _distances(before, frame.people)
         placed = set()
-        for row, place in zip(*linear_sum_assignment(distances), strict=True):
+        # Who comes from nowhere costs as much as the farthest move, so that nobody is exchanged for them.
+        for row, place in zip(*linear_sum_assignment(np.minimum(distances, FARTHEST)), strict=True):
             if distances[row, place] <= FARTHEST:
                 alive[row].places[t] = int(place)
                 placed.add(place)

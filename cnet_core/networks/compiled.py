@@ -32,11 +32,11 @@ def check_compiles(device: torch.device) -> None:
         torch.compile(torch.add)(torch.ones(8, device=device), 1)
     # Each of its parts fails in a way of its own.
     except Exception as error:
-        needed = "a C++ compiler" if device.type == "cpu" else "Triton (on Windows triton-windows)"
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        cause = getattr(error, "inner_exception", error)
+        reason = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
         raise ControlError(
-            f"torch cannot compile for {device.type} here ({reason}). Switch compile off, or install "
-            f"{needed}."
+            f"torch cannot compile for {device.type} here ({reason}). Switch compile off, or mend that: a "
+            "C++ compiler is needed, on a GPU Triton too (on Windows the package triton-windows)."
         ) from error
 
 

@@ -370,7 +370,7 @@ def _rows(listing: Path, problems: list[Problem]) -> Iterable[tuple[int, Any]]:
 
 def _here(folder: Path, name: str) -> str:
     """A name in a folder with this system's separators: listings from Windows may have others."""
-    return name if (folder / name).exists() else name.replace("\\", "/")
+    return name.replace("\\", "/") if "\\" in name and not (folder / name).is_file() else name
 
 
 def _pair_of(folder: Path, row: Any) -> Pair:

@@ -120,4 +120,4 @@ def test_a_machine_that_cannot_compile_is_told_what_to_switch_off(tmp_path):
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=REPO, env=environment, capture_output=True, text=True
     )
-    assert ended.stdout.count("Switch compile off, or install a C++ compiler") == 2, ended.stderr
+    assert ended.stdout.count("Switch compile off, or mend that: a C++ compiler") == 2, ended.stderr

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import math
 
 import pytest
 import torch
@@ -152,6 +153,46 @@ def test_the_marks_of_an_inpaint_hint_stay_when_it_is_fitted_as_what_it_looks_li
     assert torch.equal(made, call("CNetFitHint", hint=hint, size=size, kind="inpaint"))
     marked = made.eq(-1)
     assert marked.any() and (marked | (made >= 0)).all() and torch.equal(marked.any(-1), marked.all(-1))
+
+
+@pytest.mark.parametrize("size", [(96, 96), (200, 260), (300, 200)])
+def test_the_steps_of_8_bits_are_no_surfaces_in_another_size_either(call, size):
+    ramp = torch.linspace(60, 120, 192).expand(1, 144, 192)[..., None].repeat(1, 1, 1, 3)
+    given = {"size": "width and height", "width": size[1], "height": size[0], "resize_mode": "stretch"}
+    coarse, fine = (
+        call("CNetDepthNormals", image=depth / 255, size=given)[..., 8:-8, 8:-8, :] * 2 - 1
+        for depth in (ramp.round(), ramp)
+    )
+    assert (coarse * fine).sum(-1).mean() > math.cos(math.radians(1))
+
+
+def test_classes_do_not_mix_when_they_are_scaled(call):
+    """Between the sky, 2, and a person, 12, lie no other classes."""
+    labels = torch.full((1, 48, 64, 3), 2 / 255)
+    labels[:, 10:40, 20:50] = 12 / 255
+    size = {"size": "width and height", "width": 100, "height": 75, "resize_mode": "stretch"}
+    made = call("CNetAde20kColours", image=labels, read_as="labels", size=size)[0]
+    expected = call("CNetAde20kColours", image=labels, read_as="labels")[0]
+    assert torch.equal(made.reshape(-1, 3).unique(dim=0), expected.reshape(-1, 3).unique(dim=0))
+
+
+def test_nothing_of_what_is_masked_is_seen_around_it_in_another_size(call):
+    image, mask = torch.full((1, 64, 64, 3), 0.5), torch.zeros(1, 64, 64)
+    mask[:, 20:41, 20:43] = 1
+    image[mask.bool()] = 1.0
+    size = {"size": "width and height", "width": 48, "height": 48, "resize_mode": "stretch"}
+    made = call("CNetInpaint", image=image, mask=mask, size=size)[0]
+    assert set(made.unique().tolist()) == {-1.0, 0.5}
+
+
+def test_a_flat_background_makes_no_normals_of_a_picture(call, scene):
+    picture = torch.full_like(scene, 200 / 255)
+    picture[:, 40:80, 40:80] = scene[:, 40:80, 40:80]
+    size = {"size": "width and height", "width": 99, "height": 77, "resize_mode": "stretch"}
+    assert torch.equal(
+        call("CNetFitHint", hint=picture, size=size),
+        call("CNetFitHint", hint=picture, size=size, kind="photo"),
+    )
 
 
 def test_shades_of_grey_are_scaled_alike_however_many_they_are(call):

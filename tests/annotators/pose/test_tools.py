@@ -259,6 +259,23 @@ def test_people_who_change_places_in_the_list_are_still_themselves():
     assert len(tracks(frames)) == 2
 
 
+def test_nobody_is_exchanged_when_one_goes_as_another_comes():
+    """The one who stays moves by a few pixels, though that leaves the other two no near partner."""
+
+    def body(x: float) -> np.ndarray:
+        person = np.zeros((136, 3))
+        person[:18, 0], person[:18, 1], person[:18, 2] = (
+            x + 50 * np.cos(range(18)),
+            np.linspace(90, 390, 18),
+            1,
+        )
+        return person
+
+    people = [(400, 520), (400, 520), (403, 283), (403, 283), (403, 283)]
+    frames = [Frame(1024, 512, np.stack([body(x) for x in frame])) for frame in people]
+    assert sorted(len(track.places) for track in tracks(frames)) == [2, 3, 5]
+
+
 def test_short_gaps_are_filled_on_the_line_between():
     start = random_people(5, 1, *SIZE, missing=0)
     moving = [Frame(*SIZE, start + np.array([4.0 * t, 0, 0])) for t in range(7)]

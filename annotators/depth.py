@@ -1,0 +1,45 @@
+"""Depth maps as annotators read them: from any range, and from files of 8 bits."""
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def prepared_depth(images: Tensor) -> Tensor:
+    """Depth maps [B,H,W,C] in 0..1 without the steps of 8 bits; NaN is farthest.
+
+    Those that reach beyond 0..1, as networks give them, are 0 where they are farthest and 1 where nearest.
+    """
+    grey = 1 if images.shape[-1] < 3 else 3
+    depth = images[..., :grey].float()
+    finite = depth.isfinite()
+    low = torch.where(finite, depth, torch.inf).amin((1, 2, 3), keepdim=True)
+    high = torch.where(finite, depth, -torch.inf).amax((1, 2, 3), keepdim=True)
+    # By less, the way in overshot: a resized map of 0..1.
+    raw = (low < -0.1) | (high > 1.1)
+    scaled = torch.where(raw, (depth - low) / (high - low).clamp(min=1e-12), depth)
+    scaled = torch.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0)
+    smooth = np.stack([_without_steps(one) for one in scaled.cpu().numpy()])
+    return torch.cat([torch.from_numpy(smooth).to(images.device), images[..., grey:].float()], -1)
+
+
+def _without_steps(depth: np.ndarray) -> np.ndarray:
+    """A depth map [H,W,C] that, if it has but 8 bits, is smooth where it only rises from one to the next.
+
+    By twice the self-guided filter (K. He, J. Sun, X. Tang 2010), which smooths what varies by less than two
+    steps within its window and leaves edges as they are.
+    """
+    if np.abs(depth * 255 - np.rint(depth * 255)).max() > 1e-3:
+        return depth
+    side = 2 * max(1, min(depth.shape[:2]) // 64) + 1
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return cv2.blur(values, (side, side), borderType=cv2.BORDER_REPLICATE).reshape(values.shape)
+
+    for _ in range(2):
+        local = mean(depth)
+        variance = np.maximum(mean(depth * depth) - local * local, 0)
+        own = variance / (variance + (2 / 255) ** 2)
+        depth = mean(own) * depth + mean((1 - own) * local)
+    return depth
