@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def prepared_depth(images: Tensor) -> Tensor:
-    """Depth maps [B,H,W,C] in 0..1 without the steps of 8 bits; NaN is farthest.
+    """Grey depth maps [B,H,W,1], or with opacity [B,H,W,2], without the steps of 8 bits, of maps [B,H,W,C].
+
+    NaN is farthest.
 
     Those that reach beyond 0..1, as networks give them, are 0 where they are farthest and 1 where nearest.
     """
@@ -20,22 +22,23 @@ def prepared_depth(images: Tensor) -> Tensor:
     raw = (low < -0.1) | (high > 1.1)
     scaled = torch.where(raw, (depth - low) / (high - low).clamp(min=1e-12), depth)
     scaled = torch.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0)
-    smooth = np.stack([_without_steps(one) for one in scaled.cpu().numpy()])
-    return torch.cat([torch.from_numpy(smooth).to(images.device), images[..., grey:].float()], -1)
+    smooth = np.stack([_without_steps(one) for one in scaled.mean(-1).cpu().numpy()])
+    whole = torch.from_numpy(smooth)[..., None].to(images.device)
+    return torch.cat([whole, images[..., grey:].float()], -1)
 
 
 def _without_steps(depth: np.ndarray) -> np.ndarray:
-    """A depth map [H,W,C] that, if it has but 8 bits, is smooth where it only rises from one to the next.
+    """A depth map [H,W] that, if it has but 8 bits, is smooth where it only rises from one to the next.
 
     By twice the self-guided filter (K. He, J. Sun, X. Tang 2010), which smooths what varies by less than two
     steps within its window and leaves edges as they are.
     """
     if np.abs(depth * 255 - np.rint(depth * 255)).max() > 1e-3:
         return depth
-    side = 2 * max(1, min(depth.shape[:2]) // 64) + 1
+    side = 2 * max(1, min(depth.shape) // 64) + 1
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return cv2.blur(values, (side, side), borderType=cv2.BORDER_REPLICATE).reshape(values.shape)
+        return cv2.blur(values, (side, side), borderType=cv2.BORDER_REPLICATE)
 
     for _ in range(2):
         local = mean(depth)

@@ -51,17 +51,13 @@ def _mode_inputs(mode: str) -> list[io.Input]:
 
 @dataclass(frozen=True)
 class Unit:
-    """What travels on a CNET_UNIT socket: a control that holds its hint and its weights, on or off.
-
-    control: None where it is off and has no hint.
-    """
+    """What travels on a CNET_UNIT socket: a control that holds its hint and its weights, None if off."""
 
     control: host.Steered | None
-    enabled: bool = True
 
     @property
     def absent(self) -> bool:
-        return not self.enabled or self.control is None or self.control.weighting.absent
+        return self.control is None or self.control.weighting.absent
 
 
 def units_input(least: int = 1) -> io.Input:
@@ -140,9 +136,9 @@ class ControlUnit(io.ComfyNode):
         wanted = weighting(**weights)
         if image is None and (wanted.absent or not enabled):
             # Its hint's loader may be muted with it.
-            return io.NodeOutput(Unit(None, False))
+            return io.NodeOutput(Unit(None))
         control = conditioning.with_hint(control_net, image, wanted, vae, reuse_of(economy, reuse))
-        return io.NodeOutput(Unit(control, enabled))
+        return io.NodeOutput(Unit(control if enabled else None))
 
 
 class MergeControls(io.ComfyNode):

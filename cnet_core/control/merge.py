@@ -57,10 +57,7 @@ def _channels(value: Tensor) -> int:
 
 def _sum(parts: Sequence[Part]) -> Tensor:
     """Direct addition, as in the paper (arXiv 2302.05543, section 3.4: no extra weighting)."""
-    total = parts[0].value
-    for part in parts[1:]:
-        total = total + part.value
-    return total
+    return _added([part.value for part in parts])
 
 
 def _average(parts: Sequence[Part]) -> Tensor:
@@ -71,13 +68,14 @@ def _average(parts: Sequence[Part]) -> Tensor:
     if len(parts) == 1:
         (part,) = parts
         return replace(part, weight=part.speaks * part.block).value
-    weight = _added([part.presence for part in parts])
+    present = [part.presence for part in parts]
+    weight = _added(present)
     mean = _over(_sum(parts), weight)
     if all(part.mask is None and part.block == 1 for part in parts):
         return mean
     shares = [
-        part.presence * part.block if part.mask is None else part.presence * (part.block * part.mask)
-        for part in parts
+        own * part.block if part.mask is None else own * (part.block * part.mask)
+        for own, part in zip(present, parts, strict=True)
     ]
     return mean * _over(_added(shares), weight)
 
@@ -141,10 +139,7 @@ def _priority(parts: Sequence[Part]) -> Tensor:
             for other in earlier:
                 value = _without_opposition(value, other)
         earlier.append(value)
-    total = earlier[0]
-    for value in earlier[1:]:
-        total = total + value
-    return total
+    return _added(earlier)
 
 
 def _without_opposition(value: Tensor, other: Tensor) -> Tensor:
@@ -164,7 +159,7 @@ def _regions(parts: Sequence[Part]) -> Tensor:
     if len(parts) == 1:
         return parts[0].value
     masks = [_covered(part) for part in parts]
-    covered = sum(masks[1:], start=masks[0]).clamp_min(1.0)
+    covered = _added(masks).clamp_min(1.0)
     return _sum([replace(part, mask=mask / covered) for part, mask in zip(parts, masks, strict=True)])
 
 
