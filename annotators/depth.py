@@ -22,7 +22,9 @@ def prepared_depth(images: Tensor) -> Tensor:
     raw = (low < -0.1) | (high > 1.1)
     scaled = torch.where(raw, (depth - low) / (high - low).clamp(min=1e-12), depth)
     scaled = torch.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0)
-    smooth = np.stack([_without_steps(one) for one in scaled.mean(-1).cpu().numpy()])
+    # In double precision, in which the mean of three equal bytes is that byte.
+    mean = scaled.double().mean(-1).float()
+    smooth = np.stack([_without_steps(one) for one in mean.cpu().numpy()])
     whole = torch.from_numpy(smooth)[..., None].to(images.device)
     return torch.cat([whole, images[..., grey:].float()], -1)
 
