@@ -57,7 +57,7 @@ class LoadControlNet(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Steer each channel by its mean over the picture, as the shuffle ControlNet needs. "
-                        "auto: as the file's metadata says; the release's shuffle file has none."
+                        "auto: as the file's metadata says; the release's shuffle file has none: set on."
                     ),
                 ),
                 io.Combo.Input(

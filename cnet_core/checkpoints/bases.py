@@ -77,9 +77,17 @@ def check_base(control: UNetConfig, base: UNetConfig, name: str = "This ControlN
     """
     if found := differences(control, base):
         ours, theirs = base_name(control), base_name(base)
+        mend = f"Use a ControlNet made for {theirs}, or a model of the {ours} family."
+        if ours == theirs:
+            # Inpainting models read the masked picture and the mask beside the latent.
+            ours += f" with {control.in_channels} latent channels"
+            theirs = f"one with {base.in_channels}"
+            mend = (
+                "Use a ControlNet of as many channels, or the model that this one was made for (those for "
+                "inpainting have 9)."
+            )
         raise BaseMismatchError(
-            f"{name} was made for {ours}, but the model is {theirs}: {'; '.join(found)}. "
-            f"Use a ControlNet made for {theirs}, or a model of the {ours} family."
+            f"{name} was made for {ours}, but the model is {theirs}: {'; '.join(found)}. {mend}"
         )
 
 

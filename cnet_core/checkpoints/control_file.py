@@ -17,7 +17,7 @@ from .bases import base_name, check_base
 from .family import Family
 from .shapes import MissingTensorError, controlnet_config, global_average_pooling
 from .text import printable
-from .weights import Weight
+from .weights import Weight, refuse_quantised
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -98,10 +98,11 @@ class ControlFile:
     def check(self) -> None:
         """Raise CheckpointError as `build` does for what is wrong in the file itself, without building.
 
-        Of a file that is joined with a base only the sizes were looked at, when it was opened.
+        Of a file that needs a base's weights only the sizes were looked at, when it was opened.
         """
-        if self.join is None:
-            check_tensors(self.path, self.tensors, self._network(nn, sdpa, None), self.name_in_file)
+        if self.needs is None:
+            whole = self if self.join is None else self.join(self, None)
+            check_tensors(self.path, whole.tensors, self._network(nn, sdpa, None), self.name_in_file)
 
     def _network(self, layers: Any, attention: Attention, dtype: torch.dtype | None) -> ControlNet:
         sizes = self.config, self.hint_channels, self.hint_widths
@@ -183,7 +184,8 @@ def filled(
 def check_tensors(
     path: Path, tensors: Mapping[str, Weight], net: nn.Module, name_in_file: Callable[[str], str] = str
 ) -> None:
-    """Raise CheckpointError unless the tensors are exactly the network's, by name and shape."""
+    """Raise CheckpointError unless the tensors are exactly the network's, by name and shape, and numbers."""
+    refuse_quantised(path, tensors)
     expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     problems = []
     if missing := [name_in_file(name) for name in expected if name not in tensors]:
@@ -197,6 +199,12 @@ def check_tensors(
     ]
     if wrong:
         problems.append(f"{len(wrong)} of another shape: {_some(wrong)}")
+    if whole := [
+        name_in_file(name)
+        for name in expected
+        if name in tensors and not tensors[name].dtype.is_floating_point
+    ]:
+        problems.append(f"{len(whole)} of whole numbers: {_some(whole)}")
     if problems:
         raise CheckpointError(
             f"{path} does not hold the tensors of a {type(net).__name__} ({'; '.join(problems)}). {VARIANT}"

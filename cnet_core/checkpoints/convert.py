@@ -77,7 +77,7 @@ def name_pairs(structure: Structure) -> Iterator[tuple[str, str]]:
     yield from _resnet("middle_block.0", "mid_block.resnets.0")
     if structure.middle_attention:
         yield "middle_block.1", "mid_block.attentions.0"
-    yield from _resnet(f"middle_block.{1 + structure.middle_attention}", "mid_block.resnets.1")
+        yield from _resnet("middle_block.2", "mid_block.resnets.1")
     yield from _decoder(structure)
     yield "out.0", "conv_norm_out"
     yield "out.2", "conv_out"

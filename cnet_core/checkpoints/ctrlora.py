@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from ..errors import CheckpointError
 from .control_file import ControlFile, control_file
 from .family import Family
 from .ldm_controlnet import ldm_names
@@ -32,6 +33,12 @@ def open_ctrlora(file: StateFile, family: Family) -> ControlFile:
             prefixes=CONTROL_PREFIXES,
             missing="the base ControlNet that it was trained on (choose that file as its base)",
             prefix=prefix,
+        )
+
+    if (channels := sum(tensors["input_blocks.0.0.weight"].shape[1:2])) != 4:
+        raise CheckpointError(
+            f"{file.path} has no hint encoder, as CtrLoRA has none, and reads {channels} channels where that "
+            "reads the latent's 4: it is another network, such as DiffBIR's, which no node of this pack runs."
         )
 
     def join(whole: ControlFile, base: Mapping[str, Tensor] | None) -> ControlFile:

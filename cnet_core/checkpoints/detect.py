@@ -31,6 +31,7 @@ _CLIP = "Move it to models/text_encoders and load it with the Load CLIP node."
 
 _ldm_controlnet = starts_any("control_model.zero_convs.", "zero_convs.")
 _hint_encoder = ("control_model.input_hint_block.", "input_hint_block.")
+_OWN_CODE = "It runs in its authors' own code; there is no node for it in ComfyUI or this pack."
 _diffusers_controlnet = starts_any("controlnet_cond_embedding.")
 _dit_blocks = has_all("controlnet_blocks.0.weight")
 
@@ -48,9 +49,21 @@ def _base_model(id: str, name: str, *names: str) -> Family:
 CONTROLNETS: tuple[Family, ...] = (
     Family("control_lora", "Control-LoRA", has_all("lora_controlnet"), open_control_lora),
     Family(
+        "unicontrol",
+        "UniControl, a ControlNet for many tasks",
+        starts_any("control_model.input_hint_block_list_moe.", "input_hint_block_list_moe."),
+        mend=_OWN_CODE,
+    ),
+    Family(
+        "anytext",
+        "AnyText, a ControlNet that writes words",
+        starts_any("control_model.glyph_block.", "glyph_block."),
+        mend=_OWN_CODE,
+    ),
+    Family(
         "ctrlora",
         "CtrLoRA",
-        either(contains_any(".lora_layer."), both(_ldm_controlnet, starts_none(*_hint_encoder))),
+        both(_ldm_controlnet, either(contains_any(".lora_layer."), starts_none(*_hint_encoder))),
         open_ctrlora,
     ),
     Family(
@@ -107,6 +120,15 @@ CONTROLNETS: tuple[Family, ...] = (
             has_all("adapter.conv_in.weight", "adapter.body.0.block1.weight"),
         ),
         open_adapter,
+    ),
+    Family(
+        "flux_xlabs_diffusers",
+        "Flux ControlNet (XLabs) in diffusers layout",
+        both(_dit_blocks, has_all("controlnet_x_embedder.weight"), starts_any("input_hint_block.")),
+        mend=(
+            "ComfyUI's loader would leave out its hint encoder: get the same ControlNet in XLabs' own "
+            "layout, whose tensors are named double_blocks. and controlnet_blocks."
+        ),
     ),
     Family("lllite", "ControlNet-LLLite", starts_any("lllite_unet_"), open_lllite),
 )
@@ -250,6 +272,26 @@ OTHER_MODELS: tuple[Family, ...] = (
         mend="No node of ComfyUI takes it; the CoAdapters themselves work without it, as T2I-Adapters do.",
     ),
     Family(
+        "photomaker",
+        "PhotoMaker",
+        starts_any("id_encoder."),
+        mend="Move it to models/photomaker and load it with the Load PhotoMaker Model node.",
+    ),
+    Family(
+        "instantid",
+        "InstantID's adapter",
+        # Faces come as 512 numbers, pictures of an IP-Adapter as more.
+        both(
+            starts_any("ip_adapter."),
+            has_all("image_proj.latents", "image_proj.proj_in.weight"),
+            lambda state: tuple(state["image_proj.proj_in.weight"].shape[1:]) == (512,),
+        ),
+        mend=(
+            "Move it to models/instantid; the Load InstantID Model node of the ComfyUI_InstantID pack takes "
+            "it, and InstantID's ControlNet goes into this loader."
+        ),
+    ),
+    Family(
         "ip_adapter",
         "IP-Adapter",
         both(starts_any("image_proj."), starts_any("ip_adapter.")),
@@ -291,6 +333,7 @@ OTHER_MODELS: tuple[Family, ...] = (
             "_lora.down.",
             "_lora.up.",
             ".lora_linear_layer.",
+            ".lora_layer.",
             ".hada_w1_a",
             ".lokr_w1",
             ".oft_blocks",
@@ -456,7 +499,28 @@ OTHER_MODELS: tuple[Family, ...] = (
     ),
 )
 
-FAMILIES: tuple[Family, ...] = (*CONTROLNETS, *HOST_CONTROLNETS, *MODEL_PATCHES, *OTHER_MODELS)
+# By the names of lllyasviel/Annotators' files and of those in transformers' layout.
+ANNOTATORS: tuple[Family, ...] = (
+    Family(
+        "annotator",
+        "annotator's network, which makes hints",
+        has_any(
+            "Mconv7_stage6_L2.weight",
+            "Mconv7_stage6.weight",
+            "block1.convs.0.weight",
+            "init_block.weight",
+            "module.init_block.weight",
+            "block23.conv3.weight",
+            "model4.1.weight",
+            "scratch.refinenet1.out_conv.weight",
+            "backbone.embeddings.cls_token",
+            "mask_decoder.iou_token.weight",
+        ),
+        mend="Move it to models/controlnet_annotators; the Annotate (CNet) node finds it there.",
+    ),
+)
+
+FAMILIES: tuple[Family, ...] = (*CONTROLNETS, *HOST_CONTROLNETS, *MODEL_PATCHES, *OTHER_MODELS, *ANNOTATORS)
 
 
 def identify(file: StateFile, families: Sequence[Family] = FAMILIES) -> Family:

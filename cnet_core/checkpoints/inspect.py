@@ -20,6 +20,7 @@ from .host_sizes import host_sizes
 from .load import UNET_FAMILIES, unet_of
 from .read import StateFile, read_state_dict
 from .text import printable
+from .weights import refuse_quantised
 
 _PRECISIONS = {
     torch.float64: "fp64",
@@ -140,6 +141,8 @@ def inspect(path: str | Path, families: Sequence[Family] = FAMILIES) -> Inspecti
     opened = family.open(file, family) if family is not None and family.open is not None else None
     if opened is not None:
         opened.check()
+    elif family is not None and family.host:
+        refuse_quantised(file.path, file.tensors)
     tensors: Mapping[str, Tensor] = getattr(opened, "tensors", file.tensors)
     precisions: Counter[str] = Counter()
     for tensor in tensors.values():

@@ -40,7 +40,7 @@ def _add_to_base(file: ControlFile, base: Mapping[str, Tensor] | None) -> Contro
     if base is None:
         raise CheckpointError(
             f"{file.path} is a difference ControlNet: its weights are differences to the base model's, "
-            "which were not given. Load it with the model that it is applied to."
+            "which were not given. Connect the model that it is applied to, to the loader's model input."
         )
     theirs = base_weights(base, UNET_PREFIXES)
     if theirs is None:

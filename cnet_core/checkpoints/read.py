@@ -24,7 +24,8 @@ _MAX_HEADER = 100_000_000
 _MAX_NAME = 1000
 _MAX_THINGS = 10**6
 
-# Containers that training scripts wrap their weights in, the usual ones of the field.
+# Containers that training scripts wrap their weights in, the usual ones of the field; others are known by
+# holding nothing else.
 _CONTAINERS = ("state_dict", "module", "params_ema", "params")
 
 # First bytes of things that downloads leave behind in place of a checkpoint: what it is, and the mend.
@@ -41,6 +42,9 @@ _NOT_CHECKPOINTS: tuple[tuple[bytes, str, str], ...] = (
     ),
     (b"{", "a text file (JSON)", "Choose the weights file that belongs to it, usually a .safetensors file."),
     (b"GGUF", "a GGUF file", "Download the .safetensors version of the model."),
+    (b"7z\xbc\xaf", "a 7z archive", "Unpack it, and choose the weights file in it."),
+    (b"Rar!", "a RAR archive", "Unpack it, and choose the weights file in it."),
+    (b"\x1f\x8b", "a gzip archive", "Unpack it, and choose the weights file in it."),
     (b"\x89PNG", "a PNG picture", "Choose a .safetensors or .pth file."),
     (b"\xff\xd8\xff", "a JPEG picture", "Choose a .safetensors or .pth file."),
 )
@@ -84,6 +88,13 @@ def read_state_dict(path: str | Path) -> StateFile:
     """
     path = Path(path)
     start = _first_bytes(path)
+    # Named by the libraries that split models: a part looks like a whole one of another kind.
+    part = re.search(r"-(\d{5})-of-(\d{5})\.\w+$", path.name)
+    if part and int(part[2]) > 1:
+        raise CheckpointError(
+            f"{path} is part {int(part[1])} of {int(part[2])} of a model. Download it as a single file, or "
+            "join the parts into one."
+        )
     if _is_safetensors(start):
         file = _read_safetensors(path)
     # A zip archive (torch.save since 1.6) or a bare pickle (before).
@@ -91,6 +102,8 @@ def read_state_dict(path: str | Path) -> StateFile:
         file = StateFile(path, _read_pickle(path, start))
     else:
         raise _not_a_checkpoint(path, start)
+    if not file.tensors:
+        raise CheckpointError(f"{path} holds no tensors. Choose the model's weights file.")
     longest = max(file.tensors, key=len, default="")
     if len(longest) > _MAX_NAME:
         raise CheckpointError(
@@ -272,7 +285,9 @@ def _unwrap(content: Any) -> Any:
     seen: set[int] = set()
     while isinstance(content, Mapping):
         seen.add(id(content))
-        inner = next((content[name] for name in _CONTAINERS if isinstance(content.get(name), Mapping)), None)
+        only = next(iter(content.values())) if len(content) == 1 else None
+        inners = [content.get(name) for name in _CONTAINERS] + [only]
+        inner = next((inner for inner in inners if isinstance(inner, Mapping)), None)
         if inner is None or id(inner) in seen:
             return content
         content = inner

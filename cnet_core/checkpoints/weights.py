@@ -1,20 +1,30 @@
 """Weights of a network that are partly in its file and partly in the base that it was made for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .text import printable
 
 # The names under which a base UNet's weights are found in checkpoints and hosts, longest first.
 UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 CONTROL_PREFIXES = ("control_model.", "")
 
 # Beside a weight with one of these names it is no number by itself: a host or a tool quantised it.
-_SCALES = ("weight_scale", "weight_scale_2", "scale_weight", "comfy_quant")
+_SCALES = (
+    "weight_scale",
+    "weight_scale_2",
+    "scale_weight",
+    "comfy_quant",
+    "scaled_fp8",
+    "absmax",
+    "quant_map",
+)
 
 
 class Weight(Protocol):
@@ -64,6 +74,22 @@ class BaseWeight:
         return whole.to("cpu", dtype).view(self.shape)
 
 
+def scale_among(names: Iterable[str]) -> str | None:
+    """The first name of a scale, by which weights are quantised; None where all are plain numbers."""
+    return next((name for name in names if name.rpartition(".")[2] in _SCALES), None)
+
+
+def refuse_quantised(path: Path, tensors: Mapping[str, Weight]) -> None:
+    """Raise CheckpointError for weights that are no numbers by themselves."""
+    scale = scale_among(tensors)
+    if scale is not None:
+        raise CheckpointError(
+            f"{path} holds quantised weights, with their scales beside them ({printable(scale, 200)}), and "
+            "ControlNets are loaded without these. Choose the file in fp16, bf16 or plain fp8, and the "
+            "loader's precision for less memory."
+        )
+
+
 def low_rank(up: Tensor, down: Tensor) -> Callable[[torch.device], Tensor]:
     """The change up @ down of a linear layer or convolution: up [out,r] or [out,r,1,1], down [r,in] or
     [r,in,k,k]; the product [out,in*k*k]."""
@@ -88,7 +114,7 @@ def base_weights(base: Mapping[str, Tensor] | None, prefixes: Sequence[str]) -> 
     prefix = next((p for p in prefixes if base and f"{p}input_blocks.0.0.weight" in base), None)
     if base is None or prefix is None:
         return None
-    scaled = next((n for n in base if n.startswith(prefix) and n.rpartition(".")[2] in _SCALES), None)
+    scaled = scale_among(name for name in base if name.startswith(prefix))
     if scaled is not None:
         raise CheckpointError(
             f"the base's weights are quantised, with their scales beside them ({scaled}), and cannot be "

@@ -12,11 +12,11 @@ class UNetConfig:
 
     Tuples have one entry per resolution level, finest first. `transformer_depth` is the number of
     transformer blocks after each residual block of that level (0: no transformer). In the middle, 0 is a
-    transformer of its projections only and -1 is none. `context_dim` is 0 where nothing reads text. Heads:
-    either `num_heads` is set (SD1.5: 8 everywhere) or `num_head_channels` (SD2.x and SDXL: 64 channels a
-    head). `adm_in_channels` is the width of the vector condition `y` (SDXL: 2816), None where the model takes
-    none. `norm_groups` is 32 in every release; a narrow network needs fewer, else each group is a channel or
-    two and forgets its mean.
+    transformer of its projections only and -1 is none, nor a second residual block. `context_dim` is 0 where
+    nothing reads text. Heads: either `num_heads` is set (SD1.5: 8 everywhere) or `num_head_channels` (SD2.x
+    and SDXL: 64 channels a head). `adm_in_channels` is the width of the vector condition `y` (SDXL: 2816),
+    None where the model takes none. `norm_groups` is 32 in every release; a narrow network needs fewer, else
+    each group is a channel or two and forgets its mean.
     """
 
     model_channels: int = 320

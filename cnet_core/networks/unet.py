@@ -65,10 +65,11 @@ class Encoder(nn.Module):
                 blocks.append(nn.ModuleList([Downsample(channels, build)]))
         self.input_blocks = nn.ModuleList(blocks)
         self.middle_block = nn.ModuleList([ResBlock(channels, channels, emb_width, build)])
-        # Depth 0 is a transformer of projections only, as the small SDXL ControlNets have in the middle.
+        # Depth 0 is a transformer of projections only, as the small SDXL ControlNets have in the middle;
+        # SSD-1B and Vega have none, nor what follows it.
         if config.transformer_depth_middle >= 0:
             self.middle_block.append(self.transformer(channels, config.transformer_depth_middle, build))
-        self.middle_block.append(ResBlock(channels, channels, emb_width, build))
+            self.middle_block.append(ResBlock(channels, channels, emb_width, build))
 
     def stage(self, cin: int, cout: int, depth: int, build: Build) -> nn.ModuleList:
         """A residual block, followed by a transformer where the level has one."""

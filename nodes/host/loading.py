@@ -3,7 +3,10 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -14,7 +17,9 @@ import torch
 from torch import Tensor
 
 from ...cnet_core.checkpoints import OpenedFile, identify, read_state_dict, refuse
+from ...cnet_core.checkpoints.control_file import VARIANT
 from ...cnet_core.checkpoints.text import printable
+from ...cnet_core.checkpoints.weights import refuse_quantised
 from ...cnet_core.errors import CheckpointError
 from ...cnet_core.networks.lllite import LLLite
 from .control import Control
@@ -31,6 +36,9 @@ from .models import (
     encoder_tensors,
     place_of_work,
 )
+
+# Tensors that Stability's ControlNets for SD3.5 take from the base model at the beginning of a run.
+_FROM_THE_BASE = ("x_embedder.", "orig_y_embedder.")
 
 # Networks that are in use, by file and settings: a file loaded twice is one copy, and its controls run as one
 # batch where they are merged.
@@ -58,11 +66,16 @@ def load_control(
     """
     path = controlnet_path(name)
     file = read_state_dict(path)
+    name_ineffective = partial(
+        _name_ineffective, precision=precision, pooling=pooling, compiled=compiled, overlap=overlap
+    )
     try:
         family = identify(file)
     except CheckpointError as unknown:
         # A newer host may know it.
-        return _made_by_the_host(path, unknown)
+        control, _ = _made_by_the_host(path, unknown)
+        name_ineffective(f"{name} is of a family that only the host knows", control)
+        return control
     opened = None if family.open is None else family.open(file, family)
     for given, value, need in (
         ("model", model, "unet"),
@@ -82,25 +95,25 @@ def load_control(
             base = read_state_dict(controlnet_path(base_control_net)).tensors
         return load_native(opened, name, base, precision, pooling, compiled, overlap)
     if family.kind == "host" and _hosts_loader() is not None:
+        refuse_quantised(file.path, file.tensors)
         weights = dtype_of(precision)
         # HunyuanDiT's network has layers that compute only in the precision of their weights.
         cast = comfy.model_management.unet_manual_cast(
             weights or torch.float32, comfy.model_management.get_torch_device()
         )
         told = weights is not None and not (family.id == "hunyuan_dit" and cast)
-        failed = CheckpointError(f"{path} looks like a {family.name}, but the host could not load it.")
-        control = _made_by_the_host(path, failed, model_options={"dtype": weights} if told else {})
-        refused = {
-            "precision": weights is not None and weights not in _dtypes(control),
-            "global_average_pooling": pooling == "on",
-            "compile": compiled,
-            "overlap": overlap,
-        }
-        for setting in (name for name, given in refused.items() if given):
-            logging.warning(
-                f"{name} is a {family.name}, which the host loads and runs: {setting} has no effect on it, "
-                "set it back to its default."
+        failed = CheckpointError(
+            f"{path} looks like a {family.name}, but the host could not load it. Download it again, and if "
+            "it is complete, update ComfyUI."
+        )
+        control, missing = _made_by_the_host(path, failed, model_options={"dtype": weights} if told else {})
+        missing = [tensor for tensor in missing if not tensor.startswith(_FROM_THE_BASE)]
+        if missing:
+            raise CheckpointError(
+                f"{path} is a damaged or incomplete {family.name}: {len(missing)} missing: "
+                f"{', '.join(printable(tensor, 200) for tensor in missing[:3])}. {VARIANT}"
             )
+        name_ineffective(f"{name} is a {family.name}, which the host loads and runs", control)
         return control
     raise refuse(file, family)
 
@@ -110,12 +123,14 @@ def _hosts_loader() -> Any:
     return getattr(comfy.controlnet, "load_controlnet", None)
 
 
-def _made_by_the_host(path: str, otherwise: CheckpointError, **options: Any) -> Any:
-    """The control that the host's own loader makes of a file; the error `otherwise` where it makes none."""
+def _made_by_the_host(path: str, otherwise: CheckpointError, **options: Any) -> tuple[Any, list[str]]:
+    """The control that the host's own loader makes of a file, and the names of the network's tensors that the
+    file has not; the error `otherwise` where it makes none."""
     if (loader := _hosts_loader()) is None:
         raise otherwise
     try:
-        control = loader(path, **options)
+        with _hearing_of_missing() as missing:
+            control = loader(path, **options)
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # Loaders fail in many ways on what they do not know.
@@ -124,7 +139,40 @@ def _made_by_the_host(path: str, otherwise: CheckpointError, **options: Any) -> 
         ) from error
     if control is None:
         raise otherwise
-    return control
+    return control, missing
+
+
+@contextmanager
+def _hearing_of_missing() -> Iterator[list[str]]:
+    """The names of tensors that a file lacks, which the host's loader tells nobody but the log."""
+    missing: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if (said := record.getMessage()).startswith("missing controlnet keys:"):
+                missing.extend(re.findall(r"'([^']+)'", said))
+
+    ear = Ear()
+    logging.getLogger().addHandler(ear)
+    try:
+        yield missing
+    finally:
+        logging.getLogger().removeHandler(ear)
+
+
+def _name_ineffective(
+    what: str, control: Any, precision: str, pooling: str, compiled: bool, overlap: bool
+) -> None:
+    """Warn of settings that a host's control does not follow."""
+    weights = dtype_of(precision)
+    refused = {
+        "precision": weights is not None and weights not in _dtypes(control),
+        "global_average_pooling": pooling == "on",
+        "compile": compiled,
+        "overlap": overlap,
+    }
+    for setting in (name for name, given in refused.items() if given):
+        logging.warning(f"{what}: {setting} has no effect on it, set it back to its default.")
 
 
 def _dtypes(control: Any) -> set[torch.dtype]:
@@ -159,9 +207,10 @@ def load_native(
         control.overlap = overlap
     stated = getattr(file, "global_average_pooling", False)
     if pooling == "auto" and stated is None and "shuffle" in name.lower():
-        logging.warning(
-            f"{name} does not say whether its residuals are averaged over the picture. If it is the shuffle "
-            "ControlNet, set global_average_pooling to on."
+        raise CheckpointError(
+            f"{name} does not say whether its residuals are averaged over the picture, without which the "
+            "shuffle ControlNet draws wrongly. Set the loader's global_average_pooling: on if it is the "
+            "shuffle ControlNet, off if not."
         )
     control.global_average_pooling = bool(stated) if pooling == "auto" else pooling == "on"
     return control

@@ -67,6 +67,13 @@ def test_what_may_differ(change):
     check_base(replace(MINI, **change), MINI)
 
 
+def test_only_the_channels_differ():
+    with pytest.raises(BaseMismatchError) as caught:
+        check_base(replace(SD15, in_channels=9), SD15)
+    assert "made for SD1.5 with 9 latent channels, but the model is one with 4" in str(caught.value)
+    assert "made for SD1.5, or" not in str(caught.value)
+
+
 def test_a_control_network_serves_an_inpainting_base():
     check_base(SD15, replace(SD15, in_channels=9))
 

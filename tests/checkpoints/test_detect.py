@@ -31,6 +31,26 @@ KEYS = {
     ],
     ("qwen_fun", HOST): ["control_blocks.0.after_proj.weight", "control_img_in.weight"],
     ("cascade", HOST): ["backbone.0.0.weight", "projections.0.0.weight"],
+    ("flux_xlabs_diffusers", "XLabs' own layout"): [
+        "controlnet_blocks.0.weight",
+        "controlnet_x_embedder.weight",
+        "input_hint_block.conv_in.weight",
+    ],
+    ("unicontrol", "no node"): [
+        "control_model.input_hint_block_list_moe.0.0.weight",
+        "control_model.zero_convs.0.0.weight",
+        "task_id_hypernet.0.weight",
+    ],
+    ("anytext", "no node"): [
+        "control_model.glyph_block.0.weight",
+        "control_model.zero_convs.0.0.weight",
+        "control_model.input_blocks.0.0.weight",
+    ],
+    ("photomaker", "Load PhotoMaker Model"): [
+        "id_encoder.vision_model.embeddings.class_embedding",
+        "lora_weights.unet.down_blocks.1.attn1.processor.to_q_lora.down.weight",
+    ],
+    ("annotator", "models/controlnet_annotators"): ["conv1_1.weight", "Mconv7_stage6_L2.weight"],
     ("sparsectrl", "Load SparseCtrl Model"): [
         "controlnet_cond_embedding.conv_in.weight",
         "down_blocks.0.motion_modules.0.temporal_transformer.norm.weight",
@@ -220,12 +240,22 @@ def test_other_spellings(write, family, keys):
     assert identify(read_state_dict(write(tensors(keys)))).id == family
 
 
+@pytest.mark.parametrize(("width", "family"), [(512, "instantid"), (1280, "ip_adapter")])
+def test_adapters_of_faces_and_of_pictures(write, width, family):
+    names = ("image_proj.latents", "ip_adapter.1.to_k_ip.weight")
+    path = write({**tensors(names), "image_proj.proj_in.weight": torch.zeros(8, width)})
+    found = identify(read_state_dict(path))
+    assert found.id == family and f"models/{family.replace('_', '')}" in str(
+        refuse(read_state_dict(path), found)
+    )
+
+
 def test_every_family_is_tested_and_told_apart():
     native = {"control_lora", "ctrlora", "union", "diffusers_controlnet", "difference_controlnet"}
     native |= {"ldm_controlnet", "t2i_adapter", "lllite"}
     ids = [family.id for family in FAMILIES]
     assert len(set(ids)) == len(ids)
-    assert set(ids) == native | {family for family, _ in KEYS}
+    assert set(ids) == native | {"instantid"} | {family for family, _ in KEYS}
     assert {family.id for family in FAMILIES if family.kind == "native"} == native
     assert all(family.mend for family in FAMILIES if family.kind != "native")
 

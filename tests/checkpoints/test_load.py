@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from cnet_core.checkpoints import (
     ControlFile,
+    inspect,
     load_controlnet,
     load_unet,
     open_control,
@@ -357,3 +358,19 @@ def test_labels(write, controlnet, config):
 def test_metadata_holds_the_whole_configuration(config):
     written = json.loads(config_metadata(config, note=1)[CONFIG_KEY])
     assert written["note"] == 1 and written["transformer_depth"] == list(config.transformer_depth)
+
+
+@pytest.mark.parametrize("scale", ["time_embed.0.scale_weight", "scaled_fp8", "time_embed.0.weight.absmax"])
+def test_weights_with_scales_beside_them_are_refused(write, controlnet, scale):
+    path = write({**controlnet.state_dict(), scale: torch.ones(1)})
+    with pytest.raises(CheckpointError, match=r"quantised weights.*fp16, bf16 or plain fp8"):
+        load_controlnet(path)
+    with pytest.raises(CheckpointError, match="quantised weights"):
+        inspect(path)
+
+
+def test_whole_numbers_are_no_weights(write, controlnet):
+    state = controlnet.state_dict()
+    state["time_embed.0.weight"] = state["time_embed.0.weight"].to(torch.int8)
+    with pytest.raises(CheckpointError, match=r"1 of whole numbers: time_embed\.0\.weight"):
+        load_controlnet(write(state))

@@ -252,6 +252,18 @@ class TestCtrLora:
         assert found.residual_scales == config.residual_scales
         assert (found.context_dim, found.adm_in_channels) == (config.context_dim, config.adm_in_channels)
 
+    def test_a_whole_file_is_checked_without_its_weights(self, write, base):
+        open_control(write(base, config=SD15)).check()
+        opened = open_control(write({**base, "surprise.weight": torch.ones(1)}, config=SD15))
+        with pytest.raises(CheckpointError, match=r"1 unexpected: surprise.weight"):
+            opened.check()
+
+    def test_another_network_without_hint_encoder(self, write, base):
+        """DiffBIR reads the degraded picture's latent beside its own."""
+        wide = {**base, "input_blocks.0.0.weight": torch.zeros(16, 8, 3, 3)}
+        with pytest.raises(CheckpointError, match=r"reads 8 channels.*another network"):
+            open_control(write(wide, config=SD15))
+
     def test_whole_file_is_a_network_with_its_own_lora(self, write, base, file):
         own = {name: tensor for name, tensor in file.items() if name.endswith(CTRLORA)}
         opened = open_control(write({**base, **own}, config=SD15))

@@ -52,6 +52,25 @@ def test_containers_within_containers(tmp_path):
     assert same(read_state_dict(tmp_path / "a.ckpt").tensors, TENSORS)
 
 
+def test_an_only_group_is_a_container_whatever_its_name(tmp_path):
+    torch.save({"controlnet": TENSORS}, tmp_path / "a.pth")
+    assert same(read_state_dict(tmp_path / "a.pth").tensors, TENSORS)
+
+
+def test_a_part_of_a_model_is_no_other_model(tmp_path):
+    for part, parts in ((2, 3), (1, 1)):
+        save_file(TENSORS, tmp_path / f"model-{part:05}-of-{parts:05}.safetensors")
+    assert same(read_state_dict(tmp_path / "model-00001-of-00001.safetensors").tensors, TENSORS)
+    with pytest.raises(CheckpointError, match=r"part 2 of 3 of a model.*single file"):
+        read_state_dict(tmp_path / "model-00002-of-00003.safetensors")
+
+
+def test_a_file_without_tensors(tmp_path):
+    save_file({}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="holds no tensors"):
+        read_state_dict(tmp_path / "a.safetensors")
+
+
 def test_nested_groups_are_joined_by_dots(tmp_path):
     torch.save(
         {"image_proj": {"norm.weight": torch.ones(2)}, "ip_adapter": {"1": {"k": torch.ones(2)}}},
@@ -147,11 +166,12 @@ def test_a_group_that_holds_itself_is_refused(tmp_path, name):
         (b'{"error": "Access to this model is restricted"}', "JSON"),
         (b"Entry not found", "a text file"),
         (b"GGUF\x03\0\0\0" + bytes(64), "GGUF"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(64), "Unpack it"),
         (b"\x89PNG\r\n\x1a\n" + bytes(64), "a PNG picture"),
         (b"\0\1\2\3\4\5\6\7\x08\x09", "unknown format"),
         (b"", "is empty"),
     ],
-    ids=["lfs", "html", "html-indented", "json", "text", "gguf", "png", "noise", "empty"],
+    ids=["lfs", "html", "html-indented", "json", "text", "gguf", "7z", "png", "noise", "empty"],
 )
 def test_not_a_checkpoint(tmp_path, content, says):
     (tmp_path / "model.safetensors").write_bytes(content)

@@ -1,11 +1,13 @@
 """Loading a file twice, compiled, and by the fastest precision."""
 
 import gc
+import logging
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from cnet_core.checkpoints import read_state_dict
 from minihost import shims
 from minihost.shims.controlnet import ControlBase
 
@@ -50,6 +52,39 @@ def for_flux(files, monkeypatch):
 
     monkeypatch.setattr(shims.controlnet, "load_controlnet", load_controlnet, raising=False)
     return asked
+
+
+def test_what_the_hosts_loader_misses_in_a_file_is_an_error(load, for_flux, monkeypatch):
+    whole = shims.controlnet.load_controlnet
+    missing = "missing controlnet keys: {}"
+
+    def lacks(names):
+        def loader(path, **options):
+            logging.getLogger().warning(missing.format(names))
+            return whole(path, **options)
+
+        monkeypatch.setattr(shims.controlnet, "load_controlnet", loader)
+
+    lacks(["double_blocks.1.img_mlp.0.weight", "x_embedder.proj.weight"])
+    with pytest.raises(ValueError, match=r"incomplete Flux ControlNet \(XLabs\): 1 missing: double_blocks"):
+        load("for_flux.safetensors")
+    # Of SD3.5's, the base model gives these.
+    lacks(["x_embedder.proj.weight", "orig_y_embedder.mlp.0.bias"])
+    load("for_flux.safetensors")
+
+
+def test_scales_that_the_hosts_loader_would_ignore_are_an_error(load, for_flux, files):
+    tensors = dict(read_state_dict(files / "for_flux.safetensors").tensors)
+    save_file({**tensors, "scaled_fp8": torch.zeros(1)}, files / "scaled.safetensors")
+    with pytest.raises(ValueError, match="quantised weights"):
+        load("scaled.safetensors")
+
+
+def test_settings_are_named_for_a_family_that_only_the_host_knows(load, for_flux, files, caplog):
+    save_file({"novel.weight": torch.zeros(1)}, files / "novel.safetensors")
+    load("novel.safetensors", precision="bf16", compile=True)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.split(": ")[1].split()[0] for message in told] == ["precision", "compile"]
 
 
 def test_a_precision_is_told_to_the_hosts_loader(load, for_flux, caplog):

@@ -25,6 +25,7 @@ import comfy.hooks  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.sample  # noqa: E402
 import folder_paths  # noqa: E402
+import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
 
 sys.path.append(str(HERE))
@@ -245,6 +246,29 @@ def precision_reaches_the_network(b: Bench) -> None:
             told.clear()
     finally:
         logging.getLogger().removeHandler(handler)
+
+
+def a_file_with_a_gap_is_refused(b: Bench) -> None:
+    """The host's loader only logs what is missing, and leaves chance numbers there."""
+    if not b.family.by_node:
+        raise NotMeantError
+    name = f"{b.family.name}.safetensors"
+    path = folder_paths.get_full_path("controlnet", name)
+    state = safetensors.torch.load_file(path)
+    inner = [key for key in state if "blocks.0." in key and key.endswith("weight") and state[key].ndim == 2]
+    if b.family.name == "cascade" or not inner:
+        # Its loader stops by itself.
+        raise NotMeantError
+    del state[inner[-1]]
+    gap = f"gap_{name}"
+    safetensors.torch.save_file(state, Path(path).with_name(gap))
+    try:
+        with _All(b.family.patches()):
+            b.node("CNetLoadControlNet", control_net_name=gap)
+    except ValueError as refusal:
+        assert type(refusal).__name__ == "CheckpointError", refusal
+    else:
+        raise AssertionError(f"{inner[-1]} is missed by nobody")
 
 
 def silence_is_absence(b: Bench) -> None:
@@ -528,6 +552,7 @@ CHECKS = [
     plain_equals_the_hosts,
     an_inpaint_hint_is_handed_on,
     precision_reaches_the_network,
+    a_file_with_a_gap_is_refused,
     silence_is_absence,
     a_half_mask_acts_on_its_half,
     each_block_has_its_weight,
