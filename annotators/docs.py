@@ -92,8 +92,8 @@ def _lines(annotator: Annotator) -> Iterator[str]:
         yield "| **download** | Download the weights, once, if they are not there yet. |"
         yield "| **precision** | How the network computes; fp16 and bf16 need half the memory. |"
     yield (
-        "| **size** | As the image; or exactly a width and height, or the size of a latent or of another "
-        "image, with crop, fill or stretch where the shapes differ. |"
+        "| **size** | As the image; or exactly a **width** and **height**, or the size of a **latent** or of "
+        "another image (**like**); where the shapes differ, **resize_mode** crops, fills or stretches. |"
     )
     yield (
         "| **resolution** | The short side at which the annotator looks at the picture: less for coarser "

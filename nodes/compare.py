@@ -32,14 +32,15 @@ class CompareControls(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that draws the picture."),
                 *conditioning_inputs(),
-                units_input(least=2),
+                units_input(),
                 io.Latent.Input("latent_image", tooltip="The latent that sampling starts from."),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
+                    # Another one after each run would be another than the sampler's.
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="As in the sampler.",
                 ),
                 steps_input(),
@@ -76,7 +77,6 @@ class CompareControls(io.ComfyNode):
         model,
         positive,
         negative,
-        units,
         latent_image,
         seed,
         steps,
@@ -84,13 +84,14 @@ class CompareControls(io.ComfyNode):
         sampler_name,
         scheduler,
         percent,
+        units=None,
         sigmas=None,
     ) -> io.NodeOutput:
         controls = controls_of(units, positive + negative)
         if len(controls) < 2:
             raise ControlError(
-                f"{len(controls)} of {len(units)} units act; expected at least two to compare. Raise the "
-                "strengths that are 0, and switch the units on."
+                f"{len(controls)} of {len(units or {})} units act; expected at least two to compare. Raise "
+                "the strengths that are 0, and switch the units on."
             )
         levels = noise_levels(model, scheduler, steps, sigmas=sigmas, sampler=sampler_name)
         sigma = host.sigma_at(model)(percent)

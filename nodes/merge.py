@@ -60,26 +60,31 @@ class Unit:
         return self.control is None or self.control.weighting.absent
 
 
-def units_input(least: int = 1) -> io.Input:
-    """Slots for `least` units and more; `controls_of` takes what they bring."""
+def units_input() -> io.Input:
+    """Slots for units; `controls_of` takes what they bring.
+
+    None is required: a unit that is muted is one that is off, the first one too. Where all are, the host
+    gives no dict of them.
+    """
     return io.Autogrow.Input(
         "units",
         template=io.Autogrow.TemplatePrefix(
             UnitType.Input("unit", tooltip="A control with its hint, from Control Unit."),
             prefix="unit",
-            min=least,
+            min=0,
             max=16,
         ),
         tooltip="The controls to combine.",
     )
 
 
-def controls_of(units: dict[str, Unit], prompts: list) -> list[host.Steered]:
-    """The controls of the units that say anything at all, in order.
+def controls_of(units: dict[str, Unit] | None, prompts: list) -> list[host.Steered]:
+    """The controls of the units that say anything at all, in order; None for no units.
 
     Raises ControlError for a slot that holds something else, BaseMismatchError for a control that cannot read
     these prompts, and for two that were made for different base models.
     """
+    units = units or {}
     for slot, unit in units.items():
         if not isinstance(unit, Unit):
             raise ControlError(f"{slot} is no control unit; connect the output of a Control Unit node.")
@@ -169,7 +174,7 @@ class MergeControls(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, positive, negative, units: dict[str, Unit], mode: dict, economy="exact", reuse=None
+        cls, positive, negative, mode: dict, units: dict[str, Unit] | None = None, economy="exact", reuse=None
     ) -> io.NodeOutput:
         rule, common = Rule(mode["mode"], mode.get("softness", 0.0)), reuse_of(economy, reuse)
         controls = [economised(control, common) for control in controls_of(units, positive + negative)]

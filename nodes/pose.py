@@ -5,11 +5,12 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..annotators.errors import PoseError
 from ..annotators.fit import MODES, Mode
 from ..annotators.pose.keypoints import LARGEST_SIDE, PARTS, Frame, parse, write
 from ..annotators.pose.render import STYLES, Style, render
 from ..annotators.pose.smooth import smooth
-from ..annotators.pose.tools import PIVOTS, Change, Keep, Pivot, keep, merge, numbers, transform
+from ..annotators.pose.tools import PIVOTS, Change, Keep, Pivot, keep, merge, numbers, part_names, transform
 from .hints import SHOWN
 
 PoseType = io.Custom("POSE_KEYPOINT")
@@ -29,6 +30,16 @@ def people_input() -> io.Input:
         default="",
         optional=True,
         tooltip="Only these people of each frame, counted from 0: for instance 0, 2-4. Empty: all.",
+    )
+
+
+def parts_input(name: str, tooltip: str) -> io.Input:
+    """Names of parts, for `part_names`. As text: Nodes 2.0 has no list of which several are chosen."""
+    return io.String.Input(
+        name,
+        default="",
+        optional=True,
+        tooltip=f"{tooltip} For instance: right wrist, right hand. There are: {', '.join(PARTS)}.",
     )
 
 
@@ -64,7 +75,8 @@ class MergePoses(io.ComfyNode):
                     io.Autogrow.TemplatePrefix(
                         PoseType.Input("pose", tooltip="Poses; another input appears when one is connected."),
                         prefix="pose",
-                        min=1,
+                        # A pose that is muted is none, the first one too.
+                        min=0,
                         max=50,
                     ),
                     tooltip="The poses, in the order in which their people are drawn.",
@@ -75,8 +87,10 @@ class MergePoses(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, poses: dict[str, Any], fit: Mode = "fill") -> io.NodeOutput:
-        given = [parse(pose) for pose in poses.values() if pose is not None]
+    def execute(cls, poses: dict[str, Any] | None = None, fit: Mode = "fill") -> io.NodeOutput:
+        given = [parse(pose) for pose in (poses or {}).values() if pose is not None]
+        if not given:
+            raise PoseError("no pose is connected, or all are muted; connect one at least.")
         return io.NodeOutput(write(merge(given, fit)))
 
 
@@ -136,20 +150,14 @@ class FilterPoses(io.ComfyNode):
                         "for all frames, or one for each."
                     ),
                 ),
-                io.MultiCombo.Input(
-                    "remove",
-                    options=list(PARTS),
-                    default=[],
-                    optional=True,
-                    tooltip="Joints and parts to take off.",
-                ),
+                parts_input("remove", "Joints and parts to take off."),
             ],
             outputs=[pose_output()],
         )
 
     @classmethod
     def execute(
-        cls, keypoints, point_score, person_score, largest, size=0.0, people="", region=None, remove=()
+        cls, keypoints, point_score, person_score, largest, size=0.0, people="", region=None, remove=""
     ) -> io.NodeOutput:
         wanted = Keep(
             point_score,
@@ -158,7 +166,7 @@ class FilterPoses(io.ComfyNode):
             largest,
             numbers(people),
             None if region is None else (region.reshape(-1, *region.shape[-2:]) > 0.5).cpu().numpy(),
-            tuple(remove),
+            part_names(remove),
         )
         return changed(keypoints, lambda frames: keep(frames, wanted))
 
@@ -222,22 +230,16 @@ class TransformPoses(io.ComfyNode):
                     ),
                 ),
                 people_input(),
-                io.MultiCombo.Input(
-                    "parts",
-                    options=list(PARTS),
-                    default=[],
-                    optional=True,
-                    tooltip="Only these joints and parts. None chosen: all.",
-                ),
+                parts_input("parts", "Only these joints and parts; empty: all."),
             ],
             outputs=[pose_output()],
         )
 
     @classmethod
     def execute(
-        cls, keypoints, scale, rotate, move_x, move_y, flip, around: Pivot = "person", people="", parts=()
+        cls, keypoints, scale, rotate, move_x, move_y, flip, around: Pivot = "person", people="", parts=""
     ) -> io.NodeOutput:
-        change = Change(scale, rotate, move_x, move_y, flip, around, numbers(people), tuple(parts))
+        change = Change(scale, rotate, move_x, move_y, flip, around, numbers(people), part_names(parts))
         return changed(keypoints, lambda frames: transform(frames, change))
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..annotators.errors import PoseError
 from ..annotators.pose.keypoints import LARGEST_SIDE, Frame, parse, read, write
 from ..cnet_core.files import put
 from . import host
+from .inputs import told
 from .pose import pose_input, pose_output
 
 EXAMPLES = host.PACK / "workflows" / "inputs"
@@ -33,7 +34,7 @@ class LoadPose(io.ComfyNode):
                 io.Combo.Input(
                     "file",
                     options=host.input_files(".json"),
-                    tooltip="A file in ComfyUI's input folder.",
+                    tooltip="A .json file in ComfyUI's input folder. New ones are listed after R is pressed.",
                 ),
                 *(
                     io.Int.Input(
@@ -55,8 +56,9 @@ class LoadPose(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str | None) -> bool | str:
-        """Files that came after the list of choices was made are good too. A linked name comes as None."""
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        """Files that came after the list of choices was made are good too. A linked name comes as None, and
+        where the folder holds no file there is none."""
         try:
             if file is not None:
                 host.input_file(file, ".json")
@@ -65,7 +67,7 @@ class LoadPose(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str | None, **canvas: int) -> str:
+    def fingerprint_inputs(cls, file: str | None = None, **canvas: int) -> str:
         """Load again when the file was changed. A linked name comes as None."""
         if file is None:
             return ""
@@ -92,6 +94,7 @@ class SavePose(io.ComfyNode):
             description="Save poses to the output folder: all frames in one .json file of OpenPose's format.",
             search_aliases=["save keypoints", "openpose json", "export pose"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 pose_input(),
                 io.String.Input(
@@ -111,7 +114,7 @@ class SavePose(io.ComfyNode):
         frames = parse(keypoints)
         path = host.output_file(filename_prefix, ".json", frames[0].width, frames[0].height)
         poses = write_whole(path, frames)
-        return io.NodeOutput(poses, ui=ui.PreviewText(f"Saved as {path}"))
+        return io.NodeOutput(poses, ui=told(cls, f"Saved as {path}"))
 
 
 class ExamplePose(io.ComfyNode):

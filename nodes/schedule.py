@@ -114,6 +114,8 @@ class StrengthCurve(io.ComfyNode):
                         "connect a Curve Editor."
                     ),
                     socketless=False,
+                    # As if there were no curve, until it is drawn.
+                    default=[(0.0, 1.0), (1.0, 1.0)],
                 ),
                 strength_input(
                     "lowest",

@@ -25,6 +25,7 @@ from ..cnet_core.training.start import trainable
 from ..cnet_core.training.state import States
 from ..cnet_core.training.step import PRECISIONS, Precision
 from . import host
+from .inputs import told
 from .train_data import CacheType
 from .train_settings import memory_input, rare_inputs, sentence, settings_of, stated
 
@@ -172,12 +173,14 @@ class TrainControlNet(io.ComfyNode):
         _RESULTS.note(place, [path])
         control = host.trained_control(path, f"{folder} ({path.stem})", model)
         chart = curves(history, folder)
-        shown = ui.PreviewImage([chart[0], *_last_probes(place)]).as_dict()
+        pictures = [chart[0], *_last_probes(place)]
+        progress.end(pictures)
+        shown = ui.PreviewImage(pictures).as_dict()
         return io.NodeOutput(
             control,
             {"loss": history.losses},
             chart,
-            ui={**shown, **ui.PreviewText(f"{said}\n{path}").as_dict()},
+            ui={**shown, **told(cls, f"{said}\n{path}").as_dict()},
         )
 
 
@@ -256,6 +259,7 @@ class SaveControlNet(io.ComfyNode):
             ),
             search_aliases=["export controlnet", "save model", "write controlnet"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.ControlNet.Input("control_net", tooltip="From Train ControlNet."),
                 io.String.Input(
@@ -294,4 +298,4 @@ class SaveControlNet(io.ComfyNode):
             tensors, metadata = dict(file.tensors), dict(file.metadata)
         path = host.new_controlnet(filename_prefix, ".safetensors" if format == "ldm" else "")
         save_result(net, tensors, path, metadata, format, PRECISIONS[precision])
-        return io.NodeOutput(ui=ui.PreviewText(f"Saved as {path}"))
+        return io.NodeOutput(ui=told(cls, f"Saved as {path}"))

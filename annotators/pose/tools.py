@@ -210,6 +210,17 @@ def numbers(text: str) -> frozenset[int] | None:
     return frozenset(found) if text.replace(",", " ").strip() else None
 
 
+def part_names(text: str | Sequence[str]) -> tuple[str, ...]:
+    """The parts in a list as people write it: "right wrist, feet". Raises PoseError for one that is none."""
+    # Also of a list in the notation of Python or JSON, as programs and older workflows have it.
+    words = text.replace("\n", ",").split(",") if isinstance(text, str) else text
+    names = tuple(name for word in words if (name := word.strip(" []'\"\t\r").lower()))
+    for name in names:
+        if name not in PARTS:
+            raise PoseError(f"{name!r} is no part of a body; expected a list of these: {', '.join(PARTS)}.")
+    return names
+
+
 def _centred_in(boxes: np.ndarray, region: np.ndarray, frame: Frame) -> np.ndarray:
     height, width = region.shape
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2

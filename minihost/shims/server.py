@@ -11,8 +11,13 @@ class PromptServer:
 
     instance: Any
 
+    def __init__(self) -> None:
+        # By node, the last one.
+        self.said: dict[str, str] = {}
+
     def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
         """Show a text on a node."""
+        self.said[node_id] = text
         print(f"{node_id}: {text}", file=sys.stderr)
 
 

@@ -5,7 +5,7 @@ inside `training_mode`, and takes the base's memory, not its tensors.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import torch
-from server import PromptServer
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...cnet_core.checkpoints import check_base, open_control
@@ -35,6 +35,7 @@ from .models import (
     patched_tensors,
     place_of_work,
 )
+from .telling import tell
 
 _PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 _PREFIX = "diffusion_model."
@@ -179,7 +180,7 @@ class TrainingProgress:
     """
 
     def __init__(self, node: str, steps: int):
-        self.node, self.bar = node, comfy.utils.ProgressBar(steps)
+        self.node, self.bar, self.previewed = node, comfy.utils.ProgressBar(steps), False
 
     def say(self, text: str) -> None:
         """One line on the node, and in the log."""
@@ -187,17 +188,28 @@ class TrainingProgress:
         self.show(text)
 
     def show(self, text: str) -> None:
-        PromptServer.instance.send_progress_text(text, self.node)
+        tell(self.node, text)
 
     def __call__(self, report: Report) -> None:
         preview = None
         if report.probe is not None:
-            preview = ("JPEG", _image(report.probe.sheet()), _PREVIEW)
+            preview = ("JPEG", _image(report.probe.sheet()[0]), _PREVIEW)
+            self.previewed = True
         if report.loss is not None:
             self.show(_line(report))
         # Before the bar, which may end the run as well, but shows nothing then.
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.bar.update_absolute(report.step, report.steps, preview)
+
+    def end(self, pictures: Sequence[Tensor]) -> None:
+        """Show these pictures [H,W,3] in place of the last preview, before which browsers put none of those
+        that a node returns."""
+        if not self.previewed:
+            return
+        widest = max(picture.shape[1] for picture in pictures)
+        padded = [F.pad(p, (0, 0, 0, widest - p.shape[1]), value=1.0) for p in pictures]
+        total = self.bar.total
+        self.bar.update_absolute(total, total, ("JPEG", _image(torch.cat(padded)), _PREVIEW))
 
 
 def _line(report: Report) -> str:
@@ -208,7 +220,7 @@ def _line(report: Report) -> str:
     return f"{line}, {report.speed:.2g} steps/s, {left} left"
 
 
-def _image(sheet: Tensor) -> Any:
+def _image(picture: Tensor) -> Any:
     from PIL import Image
 
-    return Image.fromarray((sheet[0].clamp(0, 1) * 255).round().byte().cpu().numpy())
+    return Image.fromarray((picture.clamp(0, 1) * 255).round().byte().cpu().numpy())
