@@ -50,6 +50,17 @@ OVERLAPS = """() => {
     return nodes.flatMap((a, i) => nodes.slice(i + 1)
         .filter(b => !apart(a, b) && !apart(b, a)).map(b => [a.title, b.title]));
 }"""
+NODES_2 = "on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+# The same of Nodes 2.0, whose nodes are elements of the page, of whose frames a pixel may touch.
+OVERLAPS_2 = """() => {
+    const frames = [...document.querySelectorAll('[data-node-id]')].map(element => {
+        const node = window.app.graph.getNodeById(element.dataset.nodeId);
+        return [node?.title, element.getBoundingClientRect()];
+    }).filter(([title]) => title !== undefined);
+    const apart = (a, b) => a.right <= b.left + 1 || a.bottom <= b.top + 1;
+    return frames.flatMap(([title, a], i) => frames.slice(i + 1)
+        .filter(([, b]) => !apart(a, b) && !apart(b, a)).map(([other]) => [title, other]));
+}"""
 WATCH_RUN = """() => {
     window.cnetRun = null;
     for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
@@ -161,9 +172,36 @@ def test_workflow_opens_converts_and_runs(
     run_until_shown(page, "SaveImage")
     page.wait_for_timeout(500)
     screenshot(page, host, f"{name}-run")
+    assert page.evaluate(OVERLAPS) == []
     shown = [tuple(shape) for node, *shape in page.evaluate(PICTURES) if node == "SaveImage"]
     assert shown == [Image.open(path).size for path in minihost_pictures(name)]
     assert complaints == []
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_no_node_lies_over_another_in_nodes_2(page: Page, host: Host, name: str) -> None:
+    page.evaluate(NODES_2, True)
+    try:
+        workflow = open_workflow(page, name)
+        page.wait_for_function(
+            "count => document.querySelectorAll('[data-node-id]').length >= count", arg=len(workflow["nodes"])
+        )
+        screenshot(page, host, f"{name}-nodes2")
+        assert page.evaluate(OVERLAPS_2) == []
+        run_until_shown(page, "SaveImage")
+        page.wait_for_timeout(1500)
+        screenshot(page, host, f"{name}-nodes2-run")
+        assert page.evaluate(OVERLAPS_2) == []
+    finally:
+        page.evaluate(NODES_2, False)
+
+
+def test_a_muted_unit_is_off(page: Page) -> None:
+    """The first one too."""
+    open_workflow(page, "pose_depth")
+    page.evaluate("() => { window.app.graph.nodes.find(node => node.title === 'Pose unit').mode = 2; }")
+    kind, detail = run_to_the_end(page, 180_000)
+    assert kind == "execution_success", detail
 
 
 def test_saved_from_the_frontend_the_workflow_still_converts_alike(page: Page, tmp_path: Path) -> None:

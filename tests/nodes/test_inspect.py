@@ -5,11 +5,12 @@ import os
 import pytest
 
 
-def test_the_report_is_an_output_and_on_the_node(nodes, files):
+def test_the_report_is_an_output_and_on_the_node(nodes, files, capsys):
     output = nodes["CNetInspect"].execute(file_name="first.safetensors")
     (report,) = output.args
     assert "ControlNet" in report and "text 8" in report
     assert output.ui.as_dict() == {"text": (report,)}
+    assert report in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_checkpoint_says_so(nodes, files):

@@ -145,18 +145,18 @@ def test_people_are_merged_filtered_and_moved(call, poses):
     mask[..., 4:] = 1
     (right,) = call("CNetFilterPoses", keypoints=poses, **plain, region=mask)
     assert right["people"] == poses[0]["people"][1:]
-    (headless,) = call("CNetFilterPoses", keypoints=poses, **plain, remove=["nose", "left eye"])
+    (headless,) = call("CNetFilterPoses", keypoints=poses, **plain, remove="nose, Left Eye")
     assert headless["people"][0]["pose_keypoints_2d"][:3] == [0, 0, 0]
     still = {"scale": 1.0, "rotate": 0.0, "move_x": 0.0, "move_y": 0.0, "flip": False}
     assert call("CNetTransformPoses", keypoints=poses, **still) == poses
-    (raised,) = call("CNetTransformPoses", keypoints=poses, **{**still, "move_y": -9}, parts=["left wrist"])
+    (raised,) = call("CNetTransformPoses", keypoints=poses, **{**still, "move_y": -9}, parts="left wrist")
     moved = np.subtract(raised["people"][1]["pose_keypoints_2d"], poses[0]["people"][1]["pose_keypoints_2d"])
     assert moved.nonzero()[0].tolist() == [7 * 3 + 1] and abs(moved[7 * 3 + 1] + 9) < 1e-9
     assert call("CNetSmoothPoses", keypoints=poses * 5, window=5, fill_gaps=2) == poses * 5
 
 
-def test_choices_of_several_travel_through_a_workflow(nodes, folders):
-    """A list among the widgets' values is no link."""
+def test_parts_that_are_lists_travel_through_a_workflow(nodes, folders):
+    """As older workflows have them; a list among the widgets' values is no link."""
     prompt = {
         "1": {"class_type": "CNetExamplePose", "inputs": {"name": "two_dancers.json"}},
         "2": {
@@ -180,3 +180,19 @@ def test_what_is_no_pose_is_refused_where_it_goes_in(call):
         call("CNetRenderPose", keypoints=["x"], **DRAWN)
     with pytest.raises(ValueError, match="no number of a person"):
         call("CNetFilterPoses", keypoints=[], point_score=0.0, person_score=0.0, largest=0, people="me")
+    with pytest.raises(ValueError, match="'tail' is no part of a body.*left wrist"):
+        call(
+            "CNetFilterPoses", keypoints=[], point_score=0.0, person_score=0.0, largest=0, remove="nose, tail"
+        )
+
+
+def test_a_muted_pose_is_left_out(call, poses):
+    """The first one too; hosts give no dict where all are."""
+    assert call("CNetMergePoses", poses={"pose1": poses}) == poses
+    with pytest.raises(ValueError, match="no pose is connected, or all are muted"):
+        call("CNetMergePoses")
+
+
+def test_an_input_folder_without_poses(nodes):
+    """The frontend then has no choice to send, and the host asks all the same."""
+    assert nodes["CNetLoadPose"].validate_inputs() is True
