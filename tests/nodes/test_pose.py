@@ -180,7 +180,7 @@ def test_what_is_no_pose_is_refused_where_it_goes_in(call):
         call("CNetRenderPose", keypoints=["x"], **DRAWN)
     with pytest.raises(ValueError, match="no number of a person"):
         call("CNetFilterPoses", keypoints=[], point_score=0.0, person_score=0.0, largest=0, people="me")
-    with pytest.raises(ValueError, match="'tail' is no part of a body.*left wrist"):
+    with pytest.raises(ValueError, match=r"'tail' is no part of a body.*left wrist"):
         call(
             "CNetFilterPoses", keypoints=[], point_score=0.0, person_score=0.0, largest=0, remove="nose, tail"
         )
@@ -188,7 +188,8 @@ def test_what_is_no_pose_is_refused_where_it_goes_in(call):
 
 def test_a_muted_pose_is_left_out(call, poses):
     """The first one too; hosts give no dict where all are."""
-    assert call("CNetMergePoses", poses={"pose1": poses}) == poses
+    (alone,) = call("CNetMergePoses", poses={"pose1": poses})
+    assert len(alone["people"]) == 2
     with pytest.raises(ValueError, match="no pose is connected, or all are muted"):
         call("CNetMergePoses")
 
