@@ -1,9 +1,12 @@
 """The shell of the annotators: `python -m annotators list`, `run` and `fetch`."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
@@ -25,17 +28,29 @@ _SAID = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line, by default the process's own. The exit status: 0, or 1 if anything went wrong."""
+    """Run a command line, by default the process's own. The exit status: 0, 1 if anything
+    went wrong, 130 for Ctrl-C, 141 where nobody reads what it says."""
     options = _parser().parse_args(arguments)
     # Names of files may have letters that a terminal or a redirection lacks.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return {"list": _list, "run": _run, "fetch": _fetch}[options.command](options)
+        status = {"list": _list, "run": _run, "fetch": _fetch}[options.command](options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except AnnotatorError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; what is written is whole, and the same command goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read has left; at its end Python would write once more.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -83,9 +98,17 @@ def _run(options: argparse.Namespace) -> int:
         len(pairs) if values.get("span") == "sequence" else 0,
     )
     left = job.left(pairs)
+    if others := [target for _, target in left if files.is_anothers(target)]:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise AnnotatorError(
+            f"{others[0]}{more} would be written over, and was not made here; choose another OUTPUT_DIR."
+        )
+    _check_folder(options.output)
     spread = work.by_ray if options.workers == "ray" else work.in_turn
     failed = 0
-    with tqdm(total=len(pairs), initial=len(pairs) - len(left), unit="picture") as bar:
+    with tqdm(
+        total=len(pairs), initial=len(pairs) - len(left), unit="picture", disable=sys.stderr is None
+    ) as bar:
         for source, fault in spread(job, left):
             if fault is not None:
                 failed += 1
@@ -94,6 +117,18 @@ def _run(options: argparse.Namespace) -> int:
     if failed:
         print(f"{failed} of {len(pairs)} pictures could not be annotated", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_folder(output: Path) -> None:
+    """Raise AnnotatorError where nothing can be written, before anything is computed."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        raise AnnotatorError(
+            f"{output}, the last word, is where hints are written, and cannot be: {error.strerror}. Name a "
+            "folder that can be written to."
+        ) from error
 
 
 def parsed(annotator: Annotator, words: Sequence[str]) -> dict[str, Any]:

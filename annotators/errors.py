@@ -1,5 +1,8 @@
 """The exceptions of the annotators. Each message says what was given, what was expected, and the mend."""
 
+import sys
+from importlib.util import find_spec
+
 
 class AnnotatorError(ValueError):
     """Root of every error that the annotators raise on purpose."""
@@ -19,3 +22,10 @@ class DependencyError(AnnotatorError):
 
 class PoseError(AnnotatorError):
     """Keypoints that are none, or that a pose tool cannot work with."""
+
+
+def install(package: str) -> str:
+    """The command that installs a package for this Python, which may be one of uv's, without pip."""
+    pip = f'"{sys.executable}" -m pip install'
+    uv = f'python -m uv pip install --python "{sys.executable}"'
+    return f'{pip if find_spec("pip") else uv} "{package}"'

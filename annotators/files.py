@@ -28,7 +28,10 @@ def collect(inputs: Sequence[str], output: Path) -> list[tuple[Path, Path]]:
     """
     found: dict[Path, Path] = {}
     for given in inputs:
-        named = _named(given)
+        try:
+            named = _named(given)
+        except OSError as error:
+            raise AnnotatorError(f"{given} cannot be looked at: {error.strerror}.") from error
         files = [(file, below) for file, below in named if not _lies_in(file, output)]
         if not files and named:
             raise AnnotatorError(f"{given} lies in the output folder, {output}; choose another one.")
@@ -45,11 +48,15 @@ def collect(inputs: Sequence[str], output: Path) -> list[tuple[Path, Path]]:
 
 def _named(given: str) -> list[tuple[Path, Path]]:
     """The pictures that a word of a command line names, and each one's path below what it names."""
+    if not given:
+        raise AnnotatorError("an input is empty; a variable of the shell may not be set.")
     path = Path(given)
     if path.is_file():
         return [(path, Path(path.name))]
     if path.is_dir():
-        return [(one, one.relative_to(path)) for one in sorted(path.rglob("*")) if _is_picture(one)]
+        below = ((one, one.relative_to(path)) for one in sorted(path.rglob("*")))
+        hidden = (one for one in below if not any(part.startswith(".") for part in one[1].parts))
+        return [(one, name) for one, name in hidden if _is_picture(one)]
     parts = path.parts
     magic = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     root = Path(*parts[:magic])
@@ -71,15 +78,19 @@ def read(path: Path) -> Tensor:
     Raises AnnotatorError.
     """
     try:
-        array = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+        content = path.read_bytes()
+        array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
     except (OSError, cv2.error) as error:
         raise AnnotatorError(f"the file cannot be read: {error}") from error
     if array is None:
-        raise AnnotatorError("the file is no picture that OpenCV reads; it may be damaged.")
+        what = "no picture that OpenCV reads; it may be damaged" if content else "empty"
+        raise AnnotatorError(f"the file is {what}.")
+    white = {"uint8": 255, "uint16": 65535, "float32": 1, "float64": 1}.get(str(array.dtype))
+    if white is None:
+        raise AnnotatorError(f"the picture holds {array.dtype}; expected 8 or 16 bits, or floats of 0 to 1.")
     array = array[..., None] if array.ndim == 2 else array
     if array.shape[-1] >= 3:
         array = array[..., [2, 1, 0, *range(3, array.shape[-1])]]
-    white = {"uint8": 255, "uint16": 65535}.get(str(array.dtype), 1)
     return torch.from_numpy(_upright(array, path).astype(np.float32) / np.float32(white))[None]
 
 
@@ -110,7 +121,7 @@ def write(hints: Hints, which: int, target: Path, stamp: Mapping[str, Any], extr
     """The hint of one of several pictures, 8 bits, and if `extras` what else was found beside it: depth,
     labels and mask as .npy, lines and keypoints as .json.
 
-    The stamp is written last, and an older one deleted first: with it everything is there.
+    The stamp is written last, and an older one voided first: with it everything is there.
     """
     forget(target)
     if extras:
@@ -139,8 +150,13 @@ def stamp(source: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def forget(target: Path) -> None:
-    """Let a hint count as not done."""
-    _note(target).unlink(missing_ok=True)
+    """Let a hint count as ours and not done."""
+    _save_json(_note(target), {})
+
+
+def is_anothers(target: Path) -> bool:
+    """Whether a file is there that was not written here, and must not be written over."""
+    return target.exists() and not _note(target).exists()
 
 
 def is_done(target: Path, stamp: Mapping[str, Any]) -> bool:

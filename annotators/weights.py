@@ -11,7 +11,7 @@ import secrets
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.request import urlopen
@@ -228,7 +228,9 @@ def _download(
             f"{_first_line(error)}. Check the connection, or put the file there yourself."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where a folder of it is a file, not even that.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _candidates(weight: WeightFile, folder: Path) -> Iterator[Path]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import files, weights
-from .errors import AnnotatorError, DependencyError, ParameterError
+from .errors import AnnotatorError, DependencyError, ParameterError, install
 from .fit import Mode, Size
 from .networks import PIXELS
 from .run import annotate
@@ -187,7 +187,7 @@ def by_ray(job: Job, pairs: Sequence[Pair]) -> Iterator[Outcome]:
         from ray.util import ActorPool
     except ImportError as error:
         raise DependencyError(
-            "--workers ray needs Ray, which is not installed; run: python -m pip install ray"
+            f"--workers ray needs Ray, which is not installed; run: {install('ray>=2.9')}"
         ) from error
     pairs = [(source.resolve(), target.resolve()) for source, target in pairs]
     if not pairs:

@@ -44,8 +44,11 @@ true one; depth: rank correlation of the drawn depth with the true one; edges: F
 def main() -> None:
     arguments = parse()
     comfyui = find_comfyui(arguments.comfyui)
+    samplers = arguments.samplers if comfyui else [s for s in arguments.samplers if s in MINIHOSTS]
+    if left_out := [s for s in arguments.samplers if s not in samplers]:
+        print(f"Left out, because minihost has it not: {', '.join(left_out)}.", file=sys.stderr)
     settings = {
-        "samplers": arguments.samplers if comfyui else [s for s in arguments.samplers if s in MINIHOSTS],
+        "samplers": samplers,
         "steps": arguments.steps,
         "policies": arguments.policies,
         "scenes": arguments.scenes,
@@ -82,7 +85,10 @@ def parse() -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write the figures here")
     add("--sheets", type=Path, metavar="FOLDER", help="write pictures side by side here")
     add("--comfyui", help="a ComfyUI folder (default: $COMFYUI_PATH, then ~/ComfyUI); 'none' for minihost")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if unknown := set(arguments.samplers) - set(SAMPLERS):
+        parser.error(f"--samplers has {', '.join(sorted(unknown))}; expected some of {','.join(SAMPLERS)}")
+    return arguments
 
 
 def names(text: str) -> list[str]:

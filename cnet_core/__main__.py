@@ -9,13 +9,17 @@ from pathlib import Path
 from .checkpoints.inspect import inspect
 from .checkpoints.text import printable
 from .errors import CNetError
-from .shell import escape_what_cannot_be_printed
+from .shell import ended, escape_what_cannot_be_printed
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command line (by default the process's own); the exit status."""
     arguments = _parser().parse_args(words)
     escape_what_cannot_be_printed()
+    return ended(lambda: _inspect(arguments))
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
     broken = False
     for number, path in enumerate(arguments.files):
         try:

@@ -1,7 +1,13 @@
 """What the command lines have in common."""
 
+import contextlib
+import os
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from io import TextIOWrapper
+
+from .errors import CNetError
 
 
 def escape_what_cannot_be_printed() -> None:
@@ -10,3 +16,38 @@ def escape_what_cannot_be_printed() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def ended(command: Callable[[], int]) -> int:
+    """Run a command; its exit status, 1 for an error of ours or the system's, which is printed, 130 for
+    Ctrl-C, 141 where nobody reads what it says."""
+    try:
+        status = command()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        _say_no_more()
+        return 141
+    except (CNetError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:
+            # It may be the standard output that cannot be written.
+            _say_no_more()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _say_no_more() -> None:
+    """At its end Python would write what is left to say once more, and fail again."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def install(package: str) -> str:
+    """The command that installs a package for this Python, which may be one of uv's, without pip."""
+    pip = f'"{sys.executable}" -m pip install'
+    uv = f'python -m uv pip install --python "{sys.executable}"'
+    return f'{pip if find_spec("pip") else uv} "{package}"'

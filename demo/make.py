@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ from cnet_core.networks.config import UNetConfig
 from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.text_encoder import WordEncoder, WordEncoderConfig
 from cnet_core.networks.unet import UNet
+from cnet_core.shell import ended
 from demo.scenes import SIZE, VOCABULARY
 from demo.train import (
     HINTS,
@@ -209,7 +211,9 @@ class Maker:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the mini checkpoints from seeds.")
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.make", description="Train the mini checkpoints from seeds."
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("out/weights"), help="folder of the weights (default: out/weights)"
     )
@@ -226,11 +230,18 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     # Scenes are drawn beside the training where it leaves cores for them.
     workers = min(os.cpu_count() or 1, 8) if args.device == "cuda" or torch.get_num_threads() == 1 else 0
-    maker = Maker(args.out, args.states, workers=workers, device=args.device)
-    for stage in args.stages or STAGES:
+    stages = args.stages or STAGES
+    for stage in stages:
         if stage not in STAGES:
             parser.error(f"unknown stage {stage!r}: choose from {', '.join(STAGES)}")
-        maker.run(stage)
+
+    def make() -> int:
+        maker = Maker(args.out, args.states, workers=workers, device=args.device)
+        for stage in stages:
+            maker.run(stage)
+        return 0
+
+    sys.exit(ended(make))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ and take the one with the highest mean of "closed" over pose, depth and canny:
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor
 
 from cnet_core.fidelity import depth_rank_correlation, edge_f1, limb_iou
+from cnet_core.shell import ended
 from demo.make import HERE
 from demo.sample import GUIDANCE, MiniSD
 from demo.scenes import HAZE, PALETTE, SIZE, Scene, draw_scene
@@ -104,7 +106,8 @@ def sheet(pictures: dict[str, Tensor], scenes: Sequence[Scene], count: int) -> n
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Measure how well the mini checkpoints follow their control."
+        prog="python -m demo.report",
+        description="Measure how well the mini checkpoints follow their control.",
     )
     parser.add_argument("-n", type=int, default=24, help="held-out scenes (default: 24, about a minute)")
     parser.add_argument(
@@ -118,20 +121,30 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=HERE / "weights", help="folder of the weights")
     parser.add_argument("--sheet", type=Path, help="write a picture of hints and drawings here (.png, .jpg)")
     args = parser.parse_args()
+    if args.n < 2:
+        parser.error(f"-n is {args.n}; expected 2 or more, so that hints can be exchanged")
     if not 0 <= args.first_seed <= FIRST_TRAINING_SEED - args.n:
         parser.error(f"scenes from {FIRST_TRAINING_SEED} on are those of the trainings")
+    if args.sheet and args.sheet.suffix not in (".png", ".jpg"):
+        parser.error(f"--sheet is {args.sheet}; expected a name that ends in .png or .jpg")
+    sys.exit(ended(lambda: _measure(args)))
+
+
+def _measure(args: argparse.Namespace) -> int:
     scenes = [draw_scene(seed) for seed in range(args.first_seed, args.first_seed + args.n)]
     figures, pictures = report(MiniSD.load(args.weights), scenes, guidance=args.guidance)
+    if args.json:
+        print(json.dumps(figures))
+    else:
+        for name, row in figures.items():
+            print(f"{name}: {row}")
+    # After the figures, which took the time.
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         args.sheet.write_bytes(
             cv2.imencode(args.sheet.suffix, cv2.cvtColor(sheet(pictures, scenes, 8), cv2.COLOR_RGB2BGR))[1]
         )
-    if args.json:
-        print(json.dumps(figures))
-        return
-    for name, row in figures.items():
-        print(f"{name}: {row}")
+    return 0
 
 
 if __name__ == "__main__":

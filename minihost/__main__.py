@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from .errors import MinihostError, NodeError, WorkflowError
 from .loader import PACK
 
 CANCELLED = 130
+# As of a program that the system ends because nobody reads what it says.
+UNHEARD = 141
 # What nodes raise on purpose. Anything else is a fault of the program, and its trace is worth showing.
 EXPECTED = (ValueError, OSError, MinihostError)
 
@@ -80,6 +84,13 @@ def run(options: argparse.Namespace) -> int:
     from .workflow import is_ui, read_workflow, to_prompt
 
     workflow = read_workflow(options.file)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=options.output).close()
+    except OSError as error:
+        raise WorkflowError(
+            f"pictures cannot be saved in {options.output}: {error.strerror}; name a folder by --output"
+        ) from None
     shims.folder_paths.set_directory("output", options.output)
     shims.folder_paths.set_directory("temp", options.output / "temp")
     shims.folder_paths.set_directory("input", options.input or options.pack / "workflows" / "inputs")
@@ -126,14 +137,17 @@ def describe(options: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 1 when the workflow cannot run, 130 when cancelled."""
+    """Run a command; 0 on success, 1 when the workflow cannot run, 130 when cancelled, 141
+    when nobody reads what it says."""
     options = arguments().parse_args(argv)
     # Names of files may have letters that a terminal or a redirection lacks.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return {"run": run, "convert": convert, "object-info": describe}[options.command](options)
+        status = {"run": run, "convert": convert, "object-info": describe}[options.command](options)
+        sys.stdout.flush()
+        return status
     except WorkflowError as error:
         for problem in error.problems:
             print(f"Error: {problem}", file=sys.stderr)
@@ -141,9 +155,16 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, NodeError) and not isinstance(error.__cause__, EXPECTED):
             traceback.print_exception(error.__cause__)
         print(f"Error: {error}", file=sys.stderr)
+    except RecursionError:
+        print("Error: the workflow has a chain of nodes that is too long for minihost", file=sys.stderr)
     except KeyboardInterrupt:
         print("Cancelled.", file=sys.stderr)
         return CANCELLED
+    except BrokenPipeError:
+        # Whoever read has left; at its end Python would write once more.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNHEARD
     return 1
 
 

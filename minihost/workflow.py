@@ -39,6 +39,8 @@ def read_workflow(path: Path | str) -> dict[str, Any]:
     Raises WorkflowError for a file that cannot be read, and for nodes or links of a wrong shape.
     """
     path = Path(path)
+    if path.suffix.lower() in (".webp", ".jpg", ".jpeg"):
+        raise WorkflowError(f"{path}: of pictures only PNG is read; save the workflow as JSON instead")
     try:
         if path.suffix.lower() != ".png":
             # As bytes: shells of Windows write UTF-16, which JSON's reader tells from UTF-8.
@@ -354,6 +356,8 @@ def chosen(text: str) -> str:
 
 def unknown_type(where: str, node_type: str, info: Mapping[str, Any]) -> str:
     """The message for a node type that minihost has not."""
+    if node_type.startswith(("workflow>", "workflow/")):
+        return f"{where}: minihost does not run group nodes: ungroup it in the editor and save again"
     same = [known for known in info if known.lower() == node_type.lower()]
     hint = (
         f"did you mean {same[0]}?"

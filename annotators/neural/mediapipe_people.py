@@ -3,13 +3,12 @@
 It runs on the CPU. Versions after 0.10.21 have another interface and no networks in them.
 """
 
-import sys
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..errors import DependencyError, ParameterError
+from ..errors import DependencyError, ParameterError, install
 from ..networks import PIXELS
 from ..parameters import Bool, Float, Int
 from ..pixels import as_bytes, from_bytes
@@ -22,8 +21,8 @@ from .shared import library
 
 EXTRA = "mediapipe"
 _INSTALL = (
-    f'Install it beside the pack: "{sys.executable}" -m pip install "mediapipe>=0.10.9,<0.10.22" (it needs '
-    "numpy 1 and Python 3.12 or older)."
+    f"Install it beside the pack: {install('mediapipe>=0.10.9,<0.10.22')} (it needs numpy 1 and Python 3.12 "
+    "or older)."
 )
 
 

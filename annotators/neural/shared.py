@@ -1,7 +1,6 @@
 """What several networks need: the way in and out of other number formats, soft edges, depth as a picture."""
 
 import re
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import weights
-from ..errors import DependencyError, WeightsError
+from ..errors import DependencyError, WeightsError, install
 from ..parameters import Choice, Int
 from ..registry import Annotation, WeightFile
 
@@ -117,26 +116,24 @@ def depth_finish(annotation: Annotation, span: str) -> Annotation:
     return annotation
 
 
-def library(name: str, install: str) -> Any:
+def library(name: str, mend: str) -> Any:
     """A library that an annotator needs. Raises DependencyError, which ends with how to install it, if it is
     not there or fails to load."""
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
         missing = name if error.name == name else f"what {name} needs ({error})"
-        raise DependencyError(f"this annotator needs {missing}, which is not installed. {install}") from error
+        raise DependencyError(f"this annotator needs {missing}, which is not installed. {mend}") from error
     # Libraries, and those that they load, fail in ways of their own.
     except Exception as error:
         raise DependencyError(
-            f"{name} is installed, but fails to load: {type(error).__name__}: {error}. {install}"
+            f"{name} is installed, but fails to load: {type(error).__name__}: {error}. {mend}"
         ) from error
 
 
 def transformers() -> Any:
     """The library, for the networks that come from it. Raises DependencyError as `library` does."""
-    return library(
-        "transformers", f'Install it beside the pack: "{sys.executable}" -m pip install "transformers>=4.44".'
-    )
+    return library("transformers", f"Install it beside the pack: {install('transformers>=4.44')}.")
 
 
 def from_transformers(network: str, config: Any, path: Path, optional: str | None = None) -> torch.nn.Module:

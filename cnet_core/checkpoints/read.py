@@ -88,6 +88,12 @@ def read_state_dict(path: str | Path) -> StateFile:
     """
     path = Path(path)
     start = _first_bytes(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            f"the name of {path} is not Unicode, which the libraries that read it need: rename it."
+        ) from None
     # Named by the libraries that split models: a part looks like a whole one of another kind.
     part = re.search(r"-(\d{5})-of-(\d{5})\.\w+$", path.name)
     if part and int(part[2]) > 1:
@@ -149,9 +155,7 @@ def _first_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             start = file.read(512)
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} does not exist. Check the name, or put the file in the controlnet models folder."
-        ) from None
+        raise CheckpointError(f"{path} does not exist. Check the name and the folder.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be opened: {error.strerror}. Check its permissions.") from error
     if not start:
@@ -222,9 +226,9 @@ def _read_pickle(path: Path, start: bytes) -> dict[str, Tensor]:
         content = _torch_load(path)
         tensors = _flatten(_unwrap(content))
     except pickle.UnpicklingError as error:
-        refused = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
+        refused = re.search(r"unsupported (?:global: GLOBAL|class|GLOBAL) (\S+)", str(error), re.IGNORECASE)
         if refused is None:
-            raise _damaged(path, error) from error
+            raise _damaged(path, pickle.UnpicklingError(_without_advice(str(error)))) from error
         raise CheckpointError(
             f"{path} holds Python objects besides weights ({refused[1]}), and loading them could run code: "
             "refused. Download the .safetensors version, or convert the file to safetensors where you trust "
@@ -238,6 +242,15 @@ def _read_pickle(path: Path, start: bytes) -> dict[str, Tensor]:
             "Choose the model's weights file; it may lie beside this one."
         )
     return tensors
+
+
+def _without_advice(said: str) -> str:
+    """What torch says of a pickle, without its advice how to run it all the same."""
+    lines = [line.strip() for line in (said.partition("WeightsUnpickler error:")[2] or said).splitlines()]
+    advice = ("Weights only load failed", "Check the documentation", "(")
+    return next(
+        (line for line in lines if line and not line.startswith(advice)), "it is no pickle of weights"
+    )
 
 
 def _check_archive(path: Path) -> None:

@@ -1,11 +1,9 @@
 """The shell of training: `python -m cnet_core.training validate`, `cache`, `fit`, `resume` and `export`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from ..errors import CNetError
-from ..shell import escape_what_cannot_be_printed
+from ..shell import ended, escape_what_cannot_be_printed
 from .data_commands import add_data_commands
 from .fit_commands import add_fit_commands
 from .processes import leave
@@ -25,15 +23,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command line, by default the process's own; its exit status: 1 for an error, 130 for Ctrl-C."""
     flags = _parser().parse_args(words)
     escape_what_cannot_be_printed()
-    try:
-        status: int = flags.run(flags)
-        return status
-    except CNetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return ended(lambda: int(flags.run(flags)))
 
 
 def _parser() -> argparse.ArgumentParser:

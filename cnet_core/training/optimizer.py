@@ -1,13 +1,13 @@
 """How weights move: AdamW, the learning rate over time, and the moving average of the weights."""
 
 import math
-import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..shell import install
 from .config import Settings
 
 
@@ -28,8 +28,7 @@ def _eight_bit(parameters: Sequence[nn.Parameter], settings: Settings) -> torch.
     except ImportError as error:
         raise TrainingError(
             f"the optimizer adamw8bit needs bitsandbytes, which cannot be imported ({error}). Install it: "
-            f'"{sys.executable}" -m pip install -U bitsandbytes (or: uv sync --extra adam8bit). Or use the '
-            "optimizer adamw."
+            f"{install('bitsandbytes>=0.43')}. Or use the optimizer adamw."
         ) from error
     device = parameters[0].device
     # The least that it keeps in 8 bits. On devices that a version does not know, its first step fails.

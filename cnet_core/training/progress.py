@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import TrainingError
+from ..shell import install
 from .loop import Report, probe_file
 
 
@@ -69,8 +70,8 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise TrainingError(
-                "a log for TensorBoard needs tensorboard, which is not installed: python -m pip install "
-                "tensorboard (or: uv sync --extra training). Or train without --tensorboard."
+                "a log for TensorBoard needs tensorboard, which is not installed: "
+                f"{install('tensorboard>=2.16')}. Or train without --tensorboard."
             ) from error
         # Made when there is something to log: it voids what was logged before, and a training may be refused.
         self.make: Callable[[], Any] = partial(SummaryWriter, str(folder), purge_step=step + 1)

@@ -85,8 +85,8 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise TrainingError(
-            f"{path} cannot be written: {reason}. What was written before is whole; free space or mend the "
-            "permissions, then resume."
+            f"{path} cannot be written: {reason}. What was written before is whole; name another place, "
+            "free space or mend the permissions, and try again."
         ) from error
 
 
