@@ -120,10 +120,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check_folder(output: Path) -> None:
-    """Raise AnnotatorError where nothing can be written, before anything is computed."""
+    """Raise AnnotatorError where nothing can be written, before anything is computed or made."""
+    there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output).close()
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         raise AnnotatorError(
             f"{output}, the last word, is where hints are written, and cannot be: {error.strerror}. Name a "

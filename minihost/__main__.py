@@ -84,9 +84,10 @@ def run(options: argparse.Namespace) -> int:
     from .workflow import is_ui, read_workflow, to_prompt
 
     workflow = read_workflow(options.file)
+    # Before anything is computed or made.
+    there = next(folder for folder in (options.output, *options.output.absolute().parents) if folder.exists())
     try:
-        options.output.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=options.output).close()
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         raise WorkflowError(
             f"pictures cannot be saved in {options.output}: {error.strerror}; name a folder by --output"

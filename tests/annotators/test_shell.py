@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from annotators import files, work
 from annotators.__main__ import main
@@ -112,16 +114,57 @@ def test_changed_pictures_and_settings_are_annotated_again(folder):
 
 
 def test_hints_that_ended_early_are_made_again(folder):
-    """What is not known to be whole, because its stamp is missing or of another file, is made anew."""
+    """What is not known to be whole, because its stamp is void or of another file, is made anew."""
     words = ["run", "blur", str(folder / "in"), str(folder / "out")]
     assert main(words) == 0
     whole = (folder / "out/a.png").read_bytes()
     stamps = sorted((folder / "out").rglob("*.json"))
     assert len(stamps) == 3
-    for damage in (lambda path: path.unlink(), lambda path: path.write_text("{")):
+    for damage in (lambda path: path.write_text("{}"), lambda path: path.write_text("{")):
         (folder / "out/a.png").write_bytes(b"half")
         damage(folder / "out/.cnet/a.png.json")
         assert main(words) == 0 and (folder / "out/a.png").read_bytes() == whole
+
+
+def test_what_was_not_made_here_is_not_written_over(folder, capsys):
+    own = picture(folder / "out/a.png", 7).read_bytes()
+    assert main(["run", "invert", str(folder / "in"), str(folder / "out")]) == 1
+    assert re.search(r"out.a\.png would be written over.*another OUTPUT_DIR", capsys.readouterr().err)
+    assert hints(folder / "out").keys() == {"a.png"} and (folder / "out/a.png").read_bytes() == own
+
+
+def test_an_output_that_is_a_file_is_named_before_anything_is_made(folder, capsys):
+    """As where OUTPUT_DIR was forgotten behind a glob."""
+    words = ["run", "invert", str(folder / "in/a.png"), str(folder / "in/sub/b.jpg")]
+    assert main(words) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "b.jpg, the last word, is where hints are written" in said
+
+
+def test_hidden_folders_and_empty_words_are_no_inputs(folder, capsys):
+    picture(folder / "in/.trash/d.png")
+    main(["run", "invert", str(folder / "in"), str(folder / "out")])
+    assert sorted(hints(folder / "out")) == ["a.png", "sub/b.png", "sub/deep/c.png"]
+    assert main(["run", "invert", "", str(folder / "other")]) == 1
+    assert "an input is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"]])
+def test_a_reader_that_leaves_is_no_error(words):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "annotators", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.wait() == 141 and process.stderr.read() == b""
+
+
+def test_ctrl_c_ends_in_a_line(folder, capsys, monkeypatch):
+    def cancelled(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "read", cancelled)
+    assert main(["run", "invert", str(folder / "in"), str(folder / "out")]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 def test_a_folder_within_the_input_is_no_input(folder):
@@ -350,6 +393,15 @@ def test_pictures_of_every_format_are_turned_as_their_camera_says(tmp_path, suff
     assert found.shape == expected.shape and np.abs(found - expected).max() < 0.1
 
 
+def test_pictures_of_other_numbers_and_empty_files_are_named(folder, capsys):
+    Image.fromarray(np.full((8, 8), 51000, np.int32)).save(folder / "in/whole.tif")
+    (folder / "in/empty.png").write_bytes(b"")
+    assert main(["run", "invert", str(folder / "in"), str(folder / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "whole.tif: the picture holds int32" in said and "empty.png: the file is empty" in said
+    assert len(hints(folder / "out")) == 3
+
+
 def test_extras_are_written_beside_the_hint(folder):
     words = ["--extras", "--param", "min_length=3", str(folder / "in/a.png"), str(folder / "out")]
     assert main(["run", "lsd_lines", *words]) == 0
@@ -471,4 +523,4 @@ def test_networks_of_a_cluster_with_gpus_reserve_them(folder, capsys, ray, monke
 def test_without_ray_the_mend_is_named(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["run", "invert", str(folder / "in"), str(folder / "out"), "--workers", "ray"]) == 1
-    assert "python -m pip install ray" in capsys.readouterr().err
+    assert re.search(r'pip install .*"ray>=2\.9"', capsys.readouterr().err)

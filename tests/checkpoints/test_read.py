@@ -2,8 +2,11 @@
 
 import collections
 import contextlib
+import os
 import pathlib
+import pickle
 import struct
+import sys
 import warnings
 import zipfile
 
@@ -205,6 +208,13 @@ def test_trailing_bytes(tmp_path):
         read_state_dict(tmp_path / "a.safetensors")
 
 
+class Command:
+    """Unpickling it would run a program, which torch refuses in other words than Python's own functions."""
+
+    def __reduce__(self):
+        return (os.system, ("touch ran",))
+
+
 class Marker:
     """Unpickling it would run code."""
 
@@ -212,14 +222,32 @@ class Marker:
         return (pathlib.Path.touch, (pathlib.Path("ran"),))
 
 
+@pytest.mark.parametrize("code", [Marker, Command])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_code_in_a_pickle_is_refused_and_never_runs(tmp_path, monkeypatch, zipped):
+def test_code_in_a_pickle_is_refused_and_never_runs(tmp_path, monkeypatch, zipped, code):
     monkeypatch.chdir(tmp_path)
-    torch.save({**TENSORS, "callback": Marker()}, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
+    torch.save({**TENSORS, "callback": code()}, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match="convert the file to safetensors") as caught:
         read_state_dict(tmp_path / "a.ckpt")
     assert "a.ckpt" in str(caught.value)
     assert not (tmp_path / "ran").exists()
+
+
+def test_torchs_advice_how_to_run_a_pickle_is_not_handed_on(tmp_path):
+    with (tmp_path / "a.ckpt").open("wb") as file:
+        pickle.dump({"callback": Command()}, file, protocol=4)
+    with pytest.raises(CheckpointError, match=r"a\.ckpt") as caught:
+        read_state_dict(tmp_path / "a.ckpt")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are Unicode here")
+def test_a_name_that_is_no_unicode_is_not_called_damage(tmp_path):
+    odd = tmp_path / os.fsdecode(b"n\xff.safetensors")
+    (tmp_path / "n.safetensors").write_bytes(save(TENSORS))
+    (tmp_path / "n.safetensors").rename(odd)
+    with pytest.raises(CheckpointError, match="rename it"):
+        read_state_dict(odd)
 
 
 @pytest.fixture

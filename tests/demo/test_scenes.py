@@ -162,3 +162,14 @@ def test_pairs_to_practise_on_are_sound_training_data(tmp_path):
     assert len(sound.pairs) == 3 and not report.fatal
     words = " ".join(pair.caption.replace(",", "") for pair in sound.pairs).split()
     assert set(words) <= set(VOCABULARY)
+
+
+def test_pairs_go_into_a_new_folder_only(tmp_path, monkeypatch, capsys):
+    own = tmp_path / "images" / "00000.png"
+    own.parent.mkdir()
+    own.write_bytes(b"mine")
+    monkeypatch.setattr("sys.argv", ["pairs", str(tmp_path), "--count", "2"])
+    with pytest.raises(SystemExit) as ended:
+        pairs.main()
+    assert ended.value.code == 2 and "could be written over" in capsys.readouterr().err
+    assert own.read_bytes() == b"mine"

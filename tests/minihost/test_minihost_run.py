@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minihost import loader
-from minihost.__main__ import CANCELLED, main
+from minihost.__main__ import CANCELLED, UNHEARD, main
 from minihost.errors import NodeError, PackError
 from minihost.graph import Executor
 from minihost.nodes_core import saved_paths
 from minihost.shims import folder_paths
 from minihost.shims.model_management import InterruptProcessingException
 from minihost.validate import call
+from minihost.workflow import unknown_type
 
 PACK = str(Path(__file__).parent / "tinypack")
 
@@ -322,6 +323,32 @@ def test_commands_that_fail_say_why_and_leave_no_picture(tmp_path, capsys, pictu
     assert not (tmp_path / "out").exists()
     assert main(["--pack", PACK, "object-info", "Nothing"]) == 1
     assert "unknown node type 'Nothing'" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_named_before_anything_runs(tmp_path, capsys, picture_prompt):
+    saved = tmp_path / "w.json"
+    saved.write_text(json.dumps(picture_prompt()))
+    assert main(["--pack", PACK, "run", str(saved), "--output", str(saved)]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("Error: pictures cannot be saved in") and "--output" in said
+
+
+def test_a_reader_that_leaves_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minihost", "--pack", PACK, "object-info"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait() == UNHEARD and b"Traceback" not in said
+
+
+def test_pictures_that_are_no_png_and_group_nodes_are_named(tmp_path, capsys):
+    assert main(["--pack", PACK, "run", str(tmp_path / "a.webp")]) == 1
+    assert "only PNG is read" in capsys.readouterr().err
+    assert "ungroup it" in unknown_type("node 1", "workflow>mine", {})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to a child alone on Windows")
