@@ -188,8 +188,9 @@ def test_no_node_lies_over_another_in_nodes_2(page: Page, host: Host, name: str)
         )
         screenshot(page, host, f"{name}-nodes2")
         assert page.evaluate(OVERLAPS_2) == []
-        run_until_shown(page, "SaveImage")
-        page.wait_for_timeout(1500)
+        kind, detail = run_to_the_end(page, 180_000)
+        assert kind == "execution_success", detail
+        page.wait_for_timeout(2500)
         screenshot(page, host, f"{name}-nodes2-run")
         assert page.evaluate(OVERLAPS_2) == []
     finally:
