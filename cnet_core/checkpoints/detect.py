@@ -541,8 +541,8 @@ def identify(file: StateFile, families: Sequence[Family] = FAMILIES) -> Family:
         f"{file.path} is not a ControlNet that this pack knows: its {len(file.tensors)} tensors ({names}, "
         "...) match no known family. Supported are ControlNets and T2I-Adapters for SD1.5, SD2.x and "
         "SDXL, in LDM or diffusers layout, union ControlNets, Control-LoRA, CtrLoRA and ControlNet-LLLite; "
-        "with ComfyUI's loader also ControlNets for Flux, SD3, Qwen-Image, HunyuanDiT and Stable Cascade. The "
-        "page that the file is from names the node that takes another kind."
+        "with ComfyUI's loader also ControlNets for Flux, SD3, Qwen-Image, HunyuanDiT and Stable Cascade. "
+        "For another kind, the page that the file is from names the node that takes it."
     )
 
 
