@@ -1,6 +1,6 @@
 """Our UNet and ControlNet against diffusers' on tiny random configurations of the three topologies."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -77,34 +77,16 @@ TOPOLOGIES = {
             "projection_class_embeddings_input_dim": POOLED + 6 * TIME_IDS,
         },
     ),
-    # Segmind's: a middle of one residual block.
-    "ssd-1b": Topology(
-        UNetConfig(
-            32,
-            (1, 2, 3),
-            (2, 2, 2),
-            (0, 2, 4),
-            -1,
-            context_dim=48,
-            num_head_channels=16,
-            use_linear_in_transformer=True,
-            adm_in_channels=POOLED + 6 * TIME_IDS,
-        ),
-        {
-            "block_out_channels": (32, 64, 96),
-            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            "mid_block_type": "UNetMidBlock2D",
-            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            "transformer_layers_per_block": (1, 2, 4),
-            "cross_attention_dim": 48,
-            "attention_head_dim": (2, 4, 6),
-            "use_linear_projection": True,
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": TIME_IDS,
-            "projection_class_embeddings_input_dim": POOLED + 6 * TIME_IDS,
-        },
-    ),
 }
+# Segmind's SSD-1B: a middle of one residual block.
+TOPOLOGIES["ssd-1b"] = Topology(
+    replace(TOPOLOGIES["sdxl"].ours, transformer_depth=(0, 2, 4), transformer_depth_middle=-1),
+    {
+        **TOPOLOGIES["sdxl"].theirs,
+        "mid_block_type": "UNetMidBlock2D",
+        "transformer_layers_per_block": (1, 2, 4),
+    },
+)
 
 
 @pytest.fixture(params=TOPOLOGIES, scope="module")
