@@ -24,6 +24,8 @@ from annotators.table import ANNOTATORS, find
 from cnet_core.fidelity import grown, rank_correlation
 from demo.scenes import HAZE, PALETTE, Scene, draw_scene
 
+from .__main__ import positive
+
 CONDITIONS = ("canny", "lines", "soft edge", "scribble", "line art", "anime line art")
 # A jump of the depth (1 near, 0 far) that is an outline, and the depth behind which mist hides colours.
 _JUMP, _HIDDEN = 0.05, 0.1
@@ -169,8 +171,8 @@ def row(title: str, scores: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
-    parser.add_argument("--scenes", type=int, default=48)
-    parser.add_argument("--size", type=int, default=256, help="sides of the scenes")
+    parser.add_argument("--scenes", type=positive, default=48)
+    parser.add_argument("--size", type=positive, default=256, help="sides of the scenes")
     options = parser.parse_args()
     scenes = [draw_scene(seed, options.size) for seed in range(options.scenes)]
     print("| edges | precision | recall | F1 |\n| --- | --- | --- | --- |")

@@ -34,7 +34,7 @@ from annotators.neural import zoe as zoe_networks
 from annotators.table import ANNOTATORS
 from tests.annotators.pose.answers import answer, crowd
 
-from .__main__ import check_clock
+from .__main__ import check_clock, positive
 
 _NORM = functools.partial(torch.nn.InstanceNorm2d, affine=False, track_running_stats=False)
 _BAE = SimpleNamespace(architecture="BN", sampling_ratio=0.4, importance_ratio=0.7)
@@ -352,10 +352,12 @@ def measured(pair: Pair, images: Tensor, rounds: int, clock: Callable[[], float]
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.annotators", description=__doc__)
     parser.add_argument("--peer", type=Path, help="a folder of comfyui_controlnet_aux")
-    parser.add_argument("--size", type=int, default=512, help="sides of the picture")
-    parser.add_argument("--batch", type=int, default=16, help="pictures of a batch; with 1 none is measured")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--size", type=positive, default=512, help="sides of the picture")
+    parser.add_argument(
+        "--batch", type=positive, default=16, help="pictures of a batch; with 1 none is measured"
+    )
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: the time that the process itself used"
@@ -363,6 +365,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=PAIRS, help="these annotators alone")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
+    if options.peer is not None and not (options.peer / "src" / "custom_controlnet_aux").is_dir():
+        parser.error(f"--peer {options.peer} is no folder of comfyui_controlnet_aux")
     check_clock(parser, options)
     if options.only and not options.peer and set(options.only) != {"canny"}:
         parser.error("all but canny are measured beside comfyui_controlnet_aux; give --peer with its folder")
