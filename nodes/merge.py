@@ -1,5 +1,6 @@
 """Combine several ControlNets by a rule."""
 
+import logging
 from dataclasses import dataclass
 
 from comfy_api.latest import io
@@ -179,5 +180,9 @@ class MergeControls(io.ComfyNode):
         rule, common = Rule(mode["mode"], mode.get("softness", 0.0)), reuse_of(economy, reuse)
         controls = [economised(control, common) for control in controls_of(units, positive + negative)]
         if not controls:
+            if not units:
+                logging.warning(
+                    "Merge Controls: no unit is connected, or all are muted; the prompts go on without control."
+                )
             return io.NodeOutput(positive, negative)
         return io.NodeOutput(*conditioning.attach(host.MergedControl(controls, rule), positive, negative))

@@ -200,12 +200,14 @@ def test_a_control_without_a_hint_is_refused_at_the_node(host: Host) -> None:
     assert_pack_error(host.queue(prompt), apply, "HintError", "no hint", "connect an image")
 
 
-def test_a_merge_without_units_is_refused(host: Host) -> None:
+def test_a_merge_whose_units_are_all_muted_leaves_the_prompts_alone(host: Host) -> None:
+    """A frontend leaves muted nodes out."""
     prompt = api_prompt("pose_depth")
     (merge,) = nodes_of(prompt, "CNetMerge")
     inputs = prompt[merge]["inputs"]
     prompt[merge]["inputs"] = {key: value for key, value in inputs.items() if not key.startswith("units.")}
-    refused(host, prompt, merge, "required_input_missing", "units.unit0")
+    host.queue(prompt).checked()
+    assert "no unit is connected, or all are muted" in host.log
 
 
 def test_an_end_before_its_start_is_refused_at_the_node(host: Host) -> None:
