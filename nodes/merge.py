@@ -182,7 +182,7 @@ class MergeControls(io.ComfyNode):
         if not controls:
             if not units:
                 logging.warning(
-                    "Merge Controls: no unit is connected, or all are muted; the prompts go on without control."
+                    "Merge Controls: no unit is connected, or all are muted; the prompts go on as they are."
                 )
             return io.NodeOutput(positive, negative)
         return io.NodeOutput(*conditioning.attach(host.MergedControl(controls, rule), positive, negative))
