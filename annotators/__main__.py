@@ -35,22 +35,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    failed: Exception | None = None
     try:
         status = {"list": _list, "run": _run, "fetch": _fetch}[options.command](options)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return status
-    except AnnotatorError as error:
-        print(error, file=sys.stderr)
-        return 1
+    except (AnnotatorError, OSError) as error:
+        failed, status = error, 1
     except KeyboardInterrupt:
         print("interrupted; what is written is whole, and the same command goes on", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # Whoever read has left; at its end Python would write once more.
+        status = 130
+    unsaid = _flush()
+    if isinstance(failed, BrokenPipeError) or isinstance(unsaid, BrokenPipeError):
+        # Whoever read has left.
+        return 141
+    if failed := failed or unsaid:
+        print(failed, file=sys.stderr)
+        return 1
+    return status
+
+
+def _flush() -> OSError | None:
+    """Say what is left to say; why not, where the standard output cannot be written."""
+    try:
+        # Programs without a terminal have none.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # At its end Python would try once more.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return error
+    return None
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -101,9 +115,11 @@ def _run(options: argparse.Namespace) -> int:
     if others := [target for _, target in left if files.is_anothers(target)]:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise AnnotatorError(
-            f"{others[0]}{more} would be written over, and was not made here; choose another OUTPUT_DIR."
+            f"{others[0]}{more} would be written over, and was not made here; choose another OUTPUT_DIR, or "
+            "delete it."
         )
-    _check_folder(options.output)
+    if left:
+        _check_folder(options.output)
     spread = work.by_ray if options.workers == "ray" else work.in_turn
     failed = 0
     with tqdm(
@@ -121,7 +137,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check_folder(output: Path) -> None:
     """Raise AnnotatorError where nothing can be written, before anything is computed or made."""
-    there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    there = next(folder for folder in (output, *output.absolute().parents) if os.path.exists(folder))
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:

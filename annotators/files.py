@@ -72,10 +72,10 @@ def _lies_in(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
 
 
-def read(path: Path) -> Tensor:
+def read(path: Path, numbers: bool = False) -> Tensor:
     """A picture [1,H,W,C] in 0..1 of a file with 8 or 16 bits or floats, turned as its camera says.
 
-    Raises AnnotatorError.
+    numbers: other whole numbers are read too, as they are. Raises AnnotatorError.
     """
     try:
         content = path.read_bytes()
@@ -86,12 +86,15 @@ def read(path: Path) -> Tensor:
         what = "no picture that OpenCV reads; it may be damaged" if content else "empty"
         raise AnnotatorError(f"the file is {what}.")
     white = {"uint8": 255, "uint16": 65535, "float32": 1, "float64": 1}.get(str(array.dtype))
-    if white is None:
-        raise AnnotatorError(f"the picture holds {array.dtype}; expected 8 or 16 bits, or floats of 0 to 1.")
+    if white is None and not numbers:
+        raise AnnotatorError(
+            f"the picture holds {array.dtype}; expected unsigned whole numbers of 8 or 16 bits, or floats of "
+            "0 to 1."
+        )
     array = array[..., None] if array.ndim == 2 else array
     if array.shape[-1] >= 3:
         array = array[..., [2, 1, 0, *range(3, array.shape[-1])]]
-    return torch.from_numpy(_upright(array, path).astype(np.float32) / np.float32(white))[None]
+    return torch.from_numpy(_upright(array, path).astype(np.float32) / np.float32(white or 1))[None]
 
 
 def _upright(array: np.ndarray, path: Path) -> np.ndarray:
@@ -156,7 +159,7 @@ def forget(target: Path) -> None:
 
 def is_anothers(target: Path) -> bool:
     """Whether a file is there that was not written here, and must not be written over."""
-    return target.exists() and not _note(target).exists()
+    return os.path.exists(target) and not os.path.exists(_note(target))
 
 
 def is_done(target: Path, stamp: Mapping[str, Any]) -> bool:

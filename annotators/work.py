@@ -96,7 +96,9 @@ class Worker:
         together: list[_Read] = []
         for source, target in pairs:
             try:
-                one = _Read(source, target, files.read(source), self._job._stamp(source))
+                # Depth may be in millimetres.
+                image = files.read(source, numbers=self._annotator.reads == "depth")
+                one = _Read(source, target, image, self._job._stamp(source))
             except _OF_A_FILE as error:
                 if self._job.sequence:
                     raise AnnotatorError(f"{source}: {_said(error)} Its sequence needs all.") from error

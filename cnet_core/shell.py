@@ -21,29 +21,36 @@ def escape_what_cannot_be_printed() -> None:
 def ended(command: Callable[[], int]) -> int:
     """Run a command; its exit status, 1 for an error of ours or the system's, which is printed, 130 for
     Ctrl-C, 141 where nobody reads what it says."""
+    failed: Exception | None = None
     try:
         status = command()
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        _say_no_more()
-        return 141
     except (CNetError, OSError) as error:
-        if isinstance(error, OSError) and error.filename is None:
-            # It may be the standard output that cannot be written.
-            _say_no_more()
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        failed, status = error, 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        status = 130
+    unsaid = _flush()
+    if isinstance(failed, BrokenPipeError) or isinstance(unsaid, BrokenPipeError):
+        # Whoever read has left.
+        return 141
+    if failed := failed or unsaid:
+        print(f"error: {failed}", file=sys.stderr)
+        return 1
+    return status
 
 
-def _say_no_more() -> None:
-    """At its end Python would write what is left to say once more, and fail again."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _flush() -> OSError | None:
+    """Say what is left to say; why not, where the standard output cannot be written."""
+    try:
+        # Programs without a terminal have none.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # At its end Python would try once more.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
+    return None
 
 
 def install(package: str) -> str:

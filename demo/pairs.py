@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from cnet_core.errors import DataError
 from cnet_core.shell import ended
 from demo.scenes import draw_scene
 
@@ -14,7 +15,12 @@ FIRST_SEED = 500_000_000
 
 
 def write(folder: Path, count: int) -> int:
-    """`count` scenes as images/NUMBER.png and captions/NUMBER.txt, without hints."""
+    """`count` scenes as images/NUMBER.png and captions/NUMBER.txt, without hints, in a new or empty folder.
+
+    Raises DataError for a folder that holds anything.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataError(f"{folder} is there, and what it holds could be written over; name a new folder.")
     for kind in ("images", "captions"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -32,8 +38,6 @@ def main() -> None:
     folder = arguments.folder
     if arguments.count < 1:
         parser.error(f"--count is {arguments.count}; expected 1 or more")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        parser.error(f"{folder} is there, and what it holds could be written over; name a new folder")
     sys.exit(ended(lambda: write(folder, arguments.count)))
 
 

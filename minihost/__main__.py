@@ -85,7 +85,9 @@ def run(options: argparse.Namespace) -> int:
 
     workflow = read_workflow(options.file)
     # Before anything is computed or made.
-    there = next(folder for folder in (options.output, *options.output.absolute().parents) if folder.exists())
+    there = next(
+        folder for folder in (options.output, *options.output.absolute().parents) if os.path.exists(folder)
+    )
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
@@ -145,10 +147,9 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    status = 1
     try:
         status = {"run": run, "convert": convert, "object-info": describe}[options.command](options)
-        sys.stdout.flush()
-        return status
     except WorkflowError as error:
         for problem in error.problems:
             print(f"Error: {problem}", file=sys.stderr)
@@ -158,15 +159,35 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
     except RecursionError:
         print("Error: the workflow has a chain of nodes that is too long for minihost", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read has left.
+        status = UNHEARD
+    except OSError as error:
+        print(f"Error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("Cancelled.", file=sys.stderr)
-        return CANCELLED
-    except BrokenPipeError:
-        # Whoever read has left; at its end Python would write once more.
+        status = CANCELLED
+    unsaid = flush()
+    if status == UNHEARD or isinstance(unsaid, BrokenPipeError):
+        return UNHEARD
+    if unsaid is not None:
+        print(f"Error: {unsaid}", file=sys.stderr)
+        return 1
+    return status
+
+
+def flush() -> OSError | None:
+    """Say what is left to say; why not, where the standard output cannot be written."""
+    try:
+        # Programs without a terminal have none.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # At its end Python would try once more.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNHEARD
-    return 1
+        return error
+    return None
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def told(node: type[io.ComfyNode], text: str) -> ui.PreviewText:
     """A text that is shown on a node with a hidden unique_id, and is there for programs that ask the host."""
-    host.tell(str(node.hidden.unique_id), text)
+    # Programs that call a node themselves give it no id.
+    if node.hidden is not None:
+        host.tell(str(node.hidden.unique_id), text)
     return ui.PreviewText(text)
 
 

@@ -1,6 +1,7 @@
 """Tools on frames of poses: merge, filter, transform. Each returns new frames and leaves the given ones."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -213,8 +214,9 @@ def numbers(text: str) -> frozenset[int] | None:
 def part_names(text: str | Sequence[str]) -> tuple[str, ...]:
     """The parts in a list as people write it: "right wrist, feet". Raises PoseError for one that is none."""
     # Also of a list in the notation of Python or JSON, as programs and older workflows have it.
-    words = text.replace("\n", ",").split(",") if isinstance(text, str) else text
-    names = tuple(name for word in words if (name := word.strip(" []'\"\t\r").lower()))
+    words = re.split(r"[,;\n]", text) if isinstance(text, str) else text
+    bare = (word.strip(" []'\"\t\r").lower().replace("_", " ").split() for word in words)
+    names = tuple(" ".join(word) for word in bare if word)
     for name in names:
         if name not in PARTS:
             raise PoseError(f"{name!r} is no part of a body; expected a list of these: {', '.join(PARTS)}.")

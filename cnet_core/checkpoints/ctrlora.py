@@ -35,9 +35,10 @@ def open_ctrlora(file: StateFile, family: Family) -> ControlFile:
             prefix=prefix,
         )
 
-    if (channels := sum(tensors["input_blocks.0.0.weight"].shape[1:2])) != 4:
+    shape = tensors["input_blocks.0.0.weight"].shape
+    if len(shape) == 4 and shape[1] != 4:
         raise CheckpointError(
-            f"{file.path} has no hint encoder, as CtrLoRA has none, and reads {channels} channels where that "
+            f"{file.path} has no hint encoder, as CtrLoRA has none, and reads {shape[1]} channels where that "
             "reads the latent's 4: it is another network, such as DiffBIR's, which no node of this pack runs."
         )
 

@@ -509,19 +509,21 @@ ANNOTATORS: tuple[Family, ...] = (
     Family(
         "annotator",
         "annotator's network, which makes hints",
-        has_any(
-            "Mconv7_stage6_L2.weight",
-            "Mconv7_stage6.weight",
-            "block1.convs.0.weight",
-            "init_block.weight",
-            "module.init_block.weight",
-            "block23.conv3.weight",
-            "model4.1.weight",
-            "scratch.refinenet1.out_conv.weight",
-            "backbone.embeddings.cls_token",
-            "mask_decoder.iou_token.weight",
+        either(
+            has_any("Mconv7_stage6_L2.weight", "Mconv7_stage6.weight"),
+            has_all("norm", "block1.convs.0.weight"),
+            has_all("init_block.weight", "block1_1.conv1.weight"),
+            has_all("module.init_block.weight", "module.block1_1.conv1.weight"),
+            has_all("backbone.features.0.0.weight", "block23.conv3.weight"),
+            has_all("model0.1.weight", "model4.1.weight"),
+            has_any("scratch.refinenet1.out_conv.weight"),
+            has_all("backbone.embeddings.cls_token", "head.conv1.weight"),
+            has_all("mask_decoder.iou_token.weight"),
         ),
-        mend="Move it to models/controlnet_annotators; the Annotate (CNet) node finds it there.",
+        mend=(
+            "The Annotate (CNet) node reads those that its help pages name, from a folder of the "
+            "repository's name in models/controlnet_annotators."
+        ),
     ),
 )
 

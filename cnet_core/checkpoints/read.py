@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -94,6 +95,10 @@ def read_state_dict(path: str | Path) -> StateFile:
         raise CheckpointError(
             f"the name of {path} is not Unicode, which the libraries that read it need: rename it."
         ) from None
+    safe = _is_safetensors(start)
+    # Else a zip archive (torch.save since 1.6) or a bare pickle (before).
+    if not safe and not start.startswith((b"PK\x03\x04", b"\x80")):
+        raise _not_a_checkpoint(path, start)
     # Named by the libraries that split models: a part looks like a whole one of another kind.
     part = re.search(r"-(\d{5})-of-(\d{5})\.\w+$", path.name)
     if part and int(part[2]) > 1:
@@ -101,13 +106,7 @@ def read_state_dict(path: str | Path) -> StateFile:
             f"{path} is part {int(part[1])} of {int(part[2])} of a model. Download it as a single file, or "
             "join the parts into one."
         )
-    if _is_safetensors(start):
-        file = _read_safetensors(path)
-    # A zip archive (torch.save since 1.6) or a bare pickle (before).
-    elif start.startswith((b"PK\x03\x04", b"\x80")):
-        file = StateFile(path, _read_pickle(path, start))
-    else:
-        raise _not_a_checkpoint(path, start)
+    file = _read_safetensors(path) if safe else StateFile(path, _read_pickle(path, start))
     if not file.tensors:
         raise CheckpointError(f"{path} holds no tensors. Choose the model's weights file.")
     longest = max(file.tensors, key=len, default="")
@@ -223,10 +222,18 @@ def _read_pickle(path: Path, start: bytes) -> dict[str, Tensor]:
     if start.startswith(b"PK"):
         _check_archive(path)
     try:
-        content = _torch_load(path)
+        with warnings.catch_warnings():
+            # What torch says of a pickle is said below, without its advice.
+            warnings.simplefilter("ignore", UserWarning)
+            content = _torch_load(path)
         tensors = _flatten(_unwrap(content))
     except pickle.UnpicklingError as error:
         refused = re.search(r"unsupported (?:global: GLOBAL|class|GLOBAL) (\S+)", str(error), re.IGNORECASE)
+        if "Unsupported operand" in str(error):
+            raise CheckpointError(
+                f"{path} is damaged, or a pickle of other things than weights, and loading it could run "
+                "code: refused. Download it again, or the .safetensors version."
+            ) from error
         if refused is None:
             raise _damaged(path, pickle.UnpicklingError(_without_advice(str(error)))) from error
         raise CheckpointError(

@@ -37,8 +37,8 @@ from .models import (
     place_of_work,
 )
 
-# Tensors that Stability's ControlNets for SD3.5 take from the base model at the beginning of a run.
-_FROM_THE_BASE = ("x_embedder.", "orig_y_embedder.")
+# What controls of these classes of the host take from the base model at the beginning of a run.
+_FROM_THE_BASE = {"ControlNetSD35": ("x_embedder.", "orig_y_embedder.")}
 
 # Networks that are in use, by file and settings: a file loaded twice is one copy, and its controls run as one
 # batch where they are merged.
@@ -87,6 +87,13 @@ def load_control(
                 "effect, disconnect or clear it."
             )
     if opened is not None:
+        unsaid = getattr(opened, "global_average_pooling", False) is None
+        if pooling == "auto" and unsaid and "shuffle" in os.path.basename(name).lower():
+            raise CheckpointError(
+                f"{name} does not say whether its residuals are averaged over the picture, without which the "
+                "shuffle ControlNet draws wrongly. Set the loader's global_average_pooling: on if it is the "
+                "shuffle ControlNet, off if not."
+            )
         base: Mapping[str, Tensor] | None = None
         if opened.needs == "unet" and model is not None:
             opened.check_base(base_config(model.model), name)
@@ -107,7 +114,8 @@ def load_control(
             "it is complete, update ComfyUI."
         )
         control, missing = _made_by_the_host(path, failed, model_options={"dtype": weights} if told else {})
-        missing = [tensor for tensor in missing if not tensor.startswith(_FROM_THE_BASE)]
+        later = _FROM_THE_BASE.get(type(control).__name__, ())
+        missing = [tensor for tensor in missing if not tensor.startswith(later)]
         if missing:
             raise CheckpointError(
                 f"{path} is a damaged or incomplete {family.name}: {len(missing)} missing: "
@@ -152,12 +160,18 @@ def _hearing_of_missing() -> Iterator[list[str]]:
             if (said := record.getMessage()).startswith("missing controlnet keys:"):
                 missing.extend(re.findall(r"'([^']+)'", said))
 
-    ear = Ear()
-    logging.getLogger().addHandler(ear)
+    ear, root = Ear(), logging.getLogger()
+    level, disabled = root.level, root.manager.disable
+    root.addHandler(ear)
+    # Also where the host was started to log errors only.
+    root.setLevel(min(level, logging.WARNING))
+    logging.disable(min(disabled, logging.INFO))
     try:
         yield missing
     finally:
-        logging.getLogger().removeHandler(ear)
+        logging.disable(disabled)
+        root.setLevel(level)
+        root.removeHandler(ear)
 
 
 def _name_ineffective(
@@ -206,12 +220,6 @@ def load_native(
         control = Control(network)
         control.overlap = overlap
     stated = getattr(file, "global_average_pooling", False)
-    if pooling == "auto" and stated is None and "shuffle" in name.lower():
-        raise CheckpointError(
-            f"{name} does not say whether its residuals are averaged over the picture, without which the "
-            "shuffle ControlNet draws wrongly. Set the loader's global_average_pooling: on if it is the "
-            "shuffle ControlNet, off if not."
-        )
     control.global_average_pooling = bool(stated) if pooling == "auto" else pooling == "on"
     return control
 

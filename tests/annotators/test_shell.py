@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -152,14 +153,17 @@ def test_hidden_folders_and_empty_words_are_no_inputs(folder, capsys):
 @pytest.mark.parametrize("words", [["list"], ["list", "--json"]])
 def test_a_reader_that_leaves_is_no_error(words):
     process = subprocess.Popen(
-        [sys.executable, "-m", "annotators", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "annotators", *words],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     process.stdout.close()
     assert process.wait() == 141 and process.stderr.read() == b""
 
 
 def test_ctrl_c_ends_in_a_line(folder, capsys, monkeypatch):
-    def cancelled(*_):
+    def cancelled(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(files, "read", cancelled)

@@ -171,5 +171,5 @@ def test_pairs_go_into_a_new_folder_only(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["pairs", str(tmp_path), "--count", "2"])
     with pytest.raises(SystemExit) as ended:
         pairs.main()
-    assert ended.value.code == 2 and "could be written over" in capsys.readouterr().err
+    assert ended.value.code == 1 and "could be written over" in capsys.readouterr().err
     assert own.read_bytes() == b"mine"

@@ -65,12 +65,30 @@ def test_what_the_hosts_loader_misses_in_a_file_is_an_error(load, for_flux, monk
 
         monkeypatch.setattr(shims.controlnet, "load_controlnet", loader)
 
-    lacks(["double_blocks.1.img_mlp.0.weight", "x_embedder.proj.weight"])
+    lacks(["double_blocks.1.img_mlp.0.weight"])
     with pytest.raises(ValueError, match=r"incomplete Flux ControlNet \(XLabs\): 1 missing: double_blocks"):
         load("for_flux.safetensors")
-    # Of SD3.5's, the base model gives these.
-    lacks(["x_embedder.proj.weight", "orig_y_embedder.mlp.0.bias"])
-    load("for_flux.safetensors")
+    # Whatever the host is told to log.
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        with pytest.raises(ValueError, match="1 missing"):
+            load("for_flux.safetensors")
+    finally:
+        logging.getLogger().setLevel(logging.WARNING)
+
+
+def test_what_the_base_model_will_give_is_not_missed(load, for_flux, monkeypatch):
+    class ControlNetSD35(ControlBase):
+        control_model = torch.nn.Linear(2, 2)
+
+    def loader(path, model_options={}):  # noqa: B006 (the host's signature)
+        logging.getLogger().warning(
+            "missing controlnet keys: ['x_embedder.proj.weight', 'orig_y_embedder.a']"
+        )
+        return ControlNetSD35()
+
+    monkeypatch.setattr(shims.controlnet, "load_controlnet", loader)
+    assert isinstance(load("for_flux.safetensors"), ControlNetSD35)
 
 
 def test_scales_that_the_hosts_loader_would_ignore_are_an_error(load, for_flux, files):
