@@ -1,7 +1,7 @@
 """The exceptions of the annotators. Each message says what was given, what was expected, and the mend."""
 
 import sys
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 
 
 class AnnotatorError(ValueError):
@@ -26,6 +26,9 @@ class PoseError(AnnotatorError):
 
 def install(package: str) -> str:
     """The command that installs a package for this Python, which may be one of uv's, without pip."""
-    pip = f'"{sys.executable}" -m pip install'
-    uv = f'python -m uv pip install --python "{sys.executable}"'
-    return f'{pip if find_spec("pip") else uv} "{package}"'
+    try:
+        # Its files are looked for, not the module: setuptools changes distutils for whoever looks for that.
+        distribution("pip")
+    except PackageNotFoundError:
+        return f'python -m uv pip install --python "{sys.executable}" "{package}"'
+    return f'"{sys.executable}" -m pip install "{package}"'

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from io import TextIOWrapper
 
 from .errors import CNetError
@@ -55,6 +55,9 @@ def _flush() -> OSError | None:
 
 def install(package: str) -> str:
     """The command that installs a package for this Python, which may be one of uv's, without pip."""
-    pip = f'"{sys.executable}" -m pip install'
-    uv = f'python -m uv pip install --python "{sys.executable}"'
-    return f'{pip if find_spec("pip") else uv} "{package}"'
+    try:
+        # Its files are looked for, not the module: setuptools changes distutils for whoever looks for that.
+        distribution("pip")
+    except PackageNotFoundError:
+        return f'python -m uv pip install --python "{sys.executable}" "{package}"'
+    return f'"{sys.executable}" -m pip install "{package}"'

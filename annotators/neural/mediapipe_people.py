@@ -20,21 +20,21 @@ from ..registry import Annotation, Annotator
 from .shared import library
 
 EXTRA = "mediapipe"
-_INSTALL = (
-    f"Install it beside the pack: {install('mediapipe>=0.10.9,<0.10.22')} (it needs numpy 1 and Python 3.12 "
-    "or older)."
-)
 
 
 def solutions() -> Any:
     """mediapipe's ready solutions. Raises DependencyError where there are none."""
-    mediapipe = library(EXTRA, _INSTALL)
+    mend = (
+        f"Install it beside the pack: {install('mediapipe>=0.10.9,<0.10.22')} (it needs numpy 1 and Python "
+        "3.12 or older)."
+    )
+    mediapipe = library(EXTRA, mend)
     found = getattr(mediapipe, "solutions", None)
     if found is None:
         version = getattr(mediapipe, "__version__", "of an unknown version")
         raise DependencyError(
             f"mediapipe {version} is installed, which lacks what this annotator needs (mediapipe.solutions). "
-            f"{_INSTALL}"
+            f"{mend}"
         )
     return found
 
