@@ -91,7 +91,7 @@ def build(
 
 # How torch and the systems say that memory is short, Windows by a number.
 _OF_MEMORY = (
-    "allocate memory", "unable to mmap", "file mapping", "map view",
+    "allocate memory", "unable to mmap", "cannot map", "file mapping", "map view",
     "os error 1455", "winerror 1455", "error code: <1455>",
 )  # fmt: skip
 

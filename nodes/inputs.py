@@ -28,10 +28,13 @@ def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def told(node: type[io.ComfyNode], text: str) -> ui.PreviewText:
     """A text that is shown on a node with a hidden unique_id, and is there for programs that ask the host."""
-    # Programs that call a node themselves give it no id.
-    if node.hidden is not None:
-        host.tell(str(node.hidden.unique_id), text)
+    host.tell(node_id(node), text)
     return ui.PreviewText(text)
+
+
+def node_id(node: type[io.ComfyNode]) -> str | None:
+    """The id of a node with a hidden unique_id; None where a program calls the node itself."""
+    return None if node.hidden is None else str(node.hidden.unique_id)
 
 
 def strength_input(name: str, tooltip: str, default: float = 1.0, **options: Any) -> io.Input:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from comfy_api.latest import io
 
-from ..cnet_core.control.merge import Rule
+from ..cnet_core.control.merge import MODES, Rule
 from ..cnet_core.control.reuse import Reuse
 from ..cnet_core.errors import ControlError
 from . import conditioning, host
@@ -165,8 +165,8 @@ class MergeControls(io.ComfyNode):
                 units_input(),
                 io.DynamicCombo.Input(
                     "mode",
-                    options=[io.DynamicCombo.Option(mode, _mode_inputs(mode)) for mode in MODE_DESCRIPTIONS],
-                    tooltip=" ".join(f"{mode}: {text}" for mode, text in MODE_DESCRIPTIONS.items()),
+                    options=[io.DynamicCombo.Option(mode, _mode_inputs(mode)) for mode in MODES],
+                    tooltip=" ".join(f"{mode}: {MODE_DESCRIPTIONS[mode]}" for mode in MODES),
                 ),
                 *reuse_inputs("units whose own economy is exact are"),
             ],

@@ -25,7 +25,7 @@ from ..cnet_core.training.start import trainable
 from ..cnet_core.training.state import States
 from ..cnet_core.training.step import PRECISIONS, Precision
 from . import host
-from .inputs import told
+from .inputs import node_id, told
 from .train_data import CacheType
 from .train_settings import memory_input, rare_inputs, sentence, settings_of, stated
 
@@ -166,7 +166,7 @@ class TrainControlNet(io.ComfyNode):
                 "cache is no cached training data; connect the output of Cache Training Data."
             )
         values = {**rare, "steps": steps, "rate": learning_rate, "seed": seed}
-        progress = host.TrainingProgress(str(cls.hidden.unique_id), steps)
+        progress = host.TrainingProgress(node_id(cls), steps)
         with host.training_mode():
             said, path = _train(model, net, cache, memory, values, place, resume, vae, progress)
             history = _history(place)

@@ -7,7 +7,9 @@ M_k resized to block i, its contribution is s_k(t) * w_k[i] * g_k * M_k,i * R_k,
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 
+import torch
 from torch import Tensor
 
 from ..errors import ControlError
@@ -127,13 +129,16 @@ class Weighting:
         rows: the strength of each row; mask_for: the mask for a residual, broadcastable to it, or None.
         """
         weights = iter(self.blocks.of(sum(residual is not None for residual in residuals)))
+        # Blocks of one weight share the tensor of their rows, which is filled value by value.
+        times = cache(partial(_rows_times, rows=tuple(rows)))
         parts: list[Part | None] = []
         for residual in residuals:
             weight = 0.0 if residual is None else next(weights)
             if residual is None or weight == 0:
                 parts.append(None)
                 continue
-            parts.append(Part(residual, _rows_times(weight, rows, residual), mask_for(residual), weight))
+            factor = times(weight, residual.device, residual.dtype, residual.ndim)
+            parts.append(Part(residual, factor, mask_for(residual), weight))
         return parts
 
 
@@ -148,8 +153,10 @@ def effective_strengths(
     return [(s * weighting.gain(COND), s * weighting.gain(UNCOND)) for s in strengths]
 
 
-def _rows_times(weight: float, rows: Sequence[float], residual: Tensor) -> float | Tensor:
+def _rows_times(
+    weight: float, device: torch.device, dtype: torch.dtype, ndim: int, rows: Sequence[float]
+) -> float | Tensor:
     if all(row == rows[0] for row in rows):
         return weight * rows[0]
-    values = constants([weight * row for row in rows], residual.device, residual.dtype)
-    return values.view(-1, *[1] * (residual.ndim - 1))
+    values = constants([weight * row for row in rows], device, dtype)
+    return values.view(-1, *[1] * (ndim - 1))

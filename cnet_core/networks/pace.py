@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..errors import ControlError
 from .blocks import Build, Inputs, ResBlock, SpatialTransformer
 
 # One residual block and one transformer, as SD1.5 has them, for cond and uncond at a quarter of 512 pixels.
@@ -66,15 +67,23 @@ def ways(device: torch.device) -> Sequence[Way]:
 
 @functools.cache
 def pace(device: torch.device) -> Pace:
-    """Measured once per device and process, in about a second on a CPU; ways that fail are left out."""
+    """Measured once per device and process, in about a second on a CPU; ways that fail are left out.
+
+    Raises torch's error where memory is short, to be measured another time, and ControlError where the device
+    cannot even compute in fp32.
+    """
     runs = {}
     for way in ways(device):
         try:
             run = _blocks(device, way)
             run()
+        except torch.cuda.OutOfMemoryError:
+            raise
         except (RuntimeError, NotImplementedError):
             continue
         runs[way] = run
+    if Way() not in runs:
+        raise ControlError(f"{device} does not run a ControlNet's blocks in fp32; choose another device.")
     times: dict[Way, list[float]] = {way: [] for way in runs}
     # All take turns, so that a device that grows slower favours none.
     for _ in range(_ROUNDS):

@@ -107,10 +107,6 @@ class Dataset:
     problems: tuple[Problem, ...] = ()
     source: str = "the batch"
 
-    @property
-    def has_hints(self) -> bool:
-        return all(pair.hint is not None for pair in self.pairs)
-
 
 def read_folder(folder: str | Path, hints_made: bool = False) -> Dataset:
     """The pairs of a folder in one of `LAYOUTS`; pictures are not opened yet.

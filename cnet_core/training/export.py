@@ -19,20 +19,17 @@ from ..networks.union import UnionControlNet
 from .batches import Source
 from .learner import Learner
 from .low_rank import is_low_rank, low_rank_tensors
-from .shards import checksum, write_whole
+from .shards import write_whole
 from .state import writing
 
 Format = Literal["ldm", "diffusers"]
 
 
-def result_metadata(learner: Learner, source: Source, base_hash: str | None = None) -> dict[str, str]:
-    """What the file says of how it was made: base, hints, data, steps and settings.
-
-    base_hash: of the base's tensors, where it is known already.
-    """
+def result_metadata(learner: Learner, source: Source) -> dict[str, str]:
+    """What the file says of how it was made: base, hints, data, steps and settings."""
     return {
         "cnet.base": base_name(learner.base.config),
-        "cnet.base_hash": base_hash or checksum(learner.base.state_dict()),
+        "cnet.base_hash": learner.base_hash,
         "cnet.prediction": learner.settings.prediction,
         "cnet.steps": str(learner.step),
         "cnet.data_hash": source.data_hash,

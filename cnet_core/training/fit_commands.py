@@ -121,12 +121,13 @@ def _ready(plan: Plan, group: Processes, steps: bool = True) -> _Ready:
         )
     cache = Cache(plan.cache)
     scale = cache.manifest.latent_scale or _LATENT_SCALES.get(base.config.context_dim)
-    source = CachedSource(cache, base.config, scale)
     if plan.memory is not None:
         settings = _with_preset(plan, settings, base.config, cache, cuda)
     base = base.to(group.device)
     chosen = settings if steps else replace(settings, optimizer="adamw")
-    learner = Learner(base, trainable(base, settings, plan.init), chosen, group)
+    net = trainable(base, settings, plan.init)
+    source = CachedSource(cache, base.config, scale, net.hint_channels)
+    learner = Learner(base, net, chosen, group)
     learner.settings = settings
     return _Ready(learner, source, settings)
 

@@ -1,6 +1,7 @@
 """A training in memory: weights, optimizer, moving average, and where in the data it stands."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from .config import Settings
 from .optimizer import ema_decay, make_optimizer, rate_at, update_average
 from .order import mixed
 from .processes import Processes
+from .shards import checksum
 from .start import union_type
 from .state import State
 from .step import Trainee, draw, losses, moved
@@ -50,6 +52,11 @@ class Learner:
         self.step = 0
         # False while weights and optimizer are between two steps.
         self.whole = True
+
+    @cached_property
+    def base_hash(self) -> str:
+        """The checksum of the base, which no training changes."""
+        return checksum(self.base.state_dict())
 
     def index(self, part: int, rank: int | None = None, step: int | None = None) -> int:
         """The number of a batch in the endless sequence: that of this process's `part` of the next step."""

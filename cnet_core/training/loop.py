@@ -18,7 +18,7 @@ from .batches import Source
 from .curves import History, curves
 from .learner import Learner
 from .probes import Probe, Prober
-from .shards import checksum, write_whole
+from .shards import write_whole
 from .state import State, States, alone, check_writable
 
 # Where a training keeps things, below its folder.
@@ -84,7 +84,7 @@ def identity(learner: Learner, source: Source) -> dict[str, Any]:
     return {
         **learner.settings.result_dependent,
         "processes": learner.processes.count,
-        "base": checksum(learner.base.state_dict()),
+        "base": learner.base_hash,
         _INITIAL: _sizes(learner),
         "data": source.data_hash,
     }

@@ -19,16 +19,16 @@ def trainable(
     base: UNet,
     settings: Settings,
     init: str | Path | ControlNet | None = None,
-    hint_channels: int = 3,
     hint_widths: tuple[int, ...] = HINT_WIDTHS,
 ) -> ControlNet:
     """The network to train, its trainable weights in fp32 and its own, on the base's device.
 
     init: a ControlNet or its file to go on from (a union network too, trained on settings.union_kind);
-    without, a copy of the base's encoder with zero convolutions. hint_channels, hint_widths: of such a new
-    one. For a Control-LoRA, a network that says nothing yet counts as none.
+    without, a copy of the base's encoder with zero convolutions, for hints of 3 channels. hint_widths: of a
+    new one. For a Control-LoRA, a network that says nothing yet counts as none.
     Raises TrainingError, BaseMismatchError or CheckpointError if they do not go together.
     """
+    hint_channels = 3
     if settings.rank and isinstance(init, ControlNet) and says_nothing(init):
         hint_channels, hint_widths, init = init.hint_channels, init.hint_widths, None
     generator = torch.Generator().manual_seed(mixed(settings.seed, 2))
@@ -41,7 +41,7 @@ def trainable(
     elif isinstance(init, ControlNet):
         net = _own_copy(init, base, "the initial ControlNet")
     else:
-        net = _own_copy(_from_file(base, Path(init), hint_channels), base, str(init))
+        net = _own_copy(_from_file(base, Path(init)), base, str(init))
     net.train().requires_grad_(True)
     if settings.rank:
         if init is not None:
@@ -77,17 +77,13 @@ def says_nothing(net: ControlNet) -> bool:
     return not any(parameter.any() for parameter in joins)
 
 
-def _from_file(base: UNet, init: Path, hint_channels: int) -> ControlNet:
+def _from_file(base: UNet, init: Path) -> ControlNet:
     file = open_control(init)
     if not isinstance(file, ControlFile):
         raise TrainingError(f"{init} is no ControlNet but {file.label}; only ControlNets are trained here.")
     file.check_base(base.config, str(init))
     if file.needs == "controlnet" or not file.hint_widths:
         raise TrainingError(f"{init} is a {file.family.name}, which is not trained here.")
-    if file.hint_channels != hint_channels:
-        raise TrainingError(
-            f"{init} takes hints of {file.hint_channels} channels, the data's have {hint_channels}."
-        )
     return file.build(base.state_dict() if file.needs else None, torch.float32)
 
 

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import comfy.model_management
 from torch import Tensor
 
-from .models import models_kept_loaded
+from .models import LOADING, models_kept_loaded
 
 # By the network or VAE that made it, and by what tells a picture from all others.
 _KEPT: WeakKeyDictionary[Any, OrderedDict[Hashable, dict[Any, Any]]] = WeakKeyDictionary()
@@ -34,8 +34,9 @@ def kept_for(maker: Any, picture: Tensor, *also: Hashable) -> dict[Any, Any]:
 def encoded(vae: Any, image: Tensor) -> Tensor:
     """The latent of an IMAGE [B,H,W,C], encoded amid a sampling, or when it was first asked for."""
     kept = kept_for(vae, image)
-    if "latent" not in kept:
-        with models_kept_loaded():
-            latent = vae.encode(image)
-        kept["latent"] = latent.to(comfy.model_management.unet_offload_device())
+    with LOADING:
+        if "latent" not in kept:
+            with models_kept_loaded():
+                latent = vae.encode(image)
+            kept["latent"] = latent.to(comfy.model_management.unet_offload_device())
     return kept["latent"]

@@ -283,6 +283,10 @@ class Resident(Generic[Net]):
         return self.net
 
 
+# Several devices sample in threads of their own.
+LOADING = threading.RLock()
+
+
 def _in_use() -> list[Any]:
     """The models of the sampling that goes on. The host lists None for those that nobody holds any more."""
     loaded = comfy.model_management.loaded_models(only_currently_used=True)
@@ -312,16 +316,12 @@ def size_of(patchers: Sequence[Any]) -> int:
     return sum(patcher.model_size() for patcher in patchers)
 
 
-# Several devices sample in threads of their own.
-_LOADING = threading.Lock()
-
-
 def load_amid_sampling(patchers: Sequence[Any], memory: float) -> None:
     """Load more networks while a model is sampled with, beside those in use on their device.
 
     memory: bytes that must stay free for the model to run.
     """
-    with _LOADING:
+    with LOADING:
         devices = {patcher.load_device for patcher in patchers}
         kept = [patcher for patcher in _in_use() if patcher.load_device in devices]
         with _hooks_kept(kept):

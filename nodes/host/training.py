@@ -179,7 +179,7 @@ class TrainingProgress:
     Ends the training when the user cancelled.
     """
 
-    def __init__(self, node: str, steps: int):
+    def __init__(self, node: str | None, steps: int):
         self.node, self.bar, self.previewed = node, comfy.utils.ProgressBar(steps), False
 
     def say(self, text: str) -> None:

@@ -1,7 +1,9 @@
 """Which precision and layout a device is fastest with."""
 
+import pytest
 import torch
 
+from cnet_core.errors import ControlError
 from cnet_core.networks.pace import Way, fastest, pace, ways
 
 PLAIN, LAST = Way(), Way(memory_format=torch.channels_last)
@@ -22,3 +24,24 @@ def test_a_cpu_is_measured_in_the_precisions_it_computes_with():
     assert found.fastest in found.seconds and all(second > 0 for second in found.seconds.values())
     assert str(found).startswith(str(found.fastest)) and "fp32 " in str(found) and "on cpu" in str(found)
     assert pace(cpu) is found
+
+
+def test_short_memory_is_no_fact_about_the_device(monkeypatch):
+    """Another time is measured anew; what does not even run in fp32 is an error, not a guess."""
+    device = torch.device("cpu")
+    pace.cache_clear()
+
+    def short(*_):
+        raise torch.cuda.OutOfMemoryError("short")
+
+    def unable(*_):
+        raise RuntimeError("not here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cnet_core.networks.pace._blocks", short)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            pace(device)
+        patched.setattr("cnet_core.networks.pace._blocks", unable)
+        with pytest.raises(ControlError, match="does not run"):
+            pace(device)
+    assert PLAIN in pace(device).seconds

@@ -5,9 +5,16 @@ import dataclasses
 import pytest
 import torch
 
-from cnet_core.checkpoints import identify, load_controlnet, read_state_dict, save_network
+from cnet_core.checkpoints import (
+    identify,
+    load_controlnet,
+    read_state_dict,
+    save_controlnet,
+    save_network,
+)
 from cnet_core.checkpoints.shapes import config_metadata
 from cnet_core.errors import ControlError, TrainingError
+from cnet_core.networks.controlnet import ControlNet
 from cnet_core.networks.union import UnionControlNet
 from cnet_core.training.export import result_metadata, save_result
 from cnet_core.training.learner import Learner
@@ -95,3 +102,9 @@ def test_a_union_network_without_the_kind_says_which_it_has(base, tmp_path):
     save_network(net, path, config_metadata(CONFIG, hint_channels=3, hint_widths=HINT_WIDTHS))
     with pytest.raises(ControlError, match="has no type tile; it has 6 types"):
         trained(dataclasses.replace(SETTINGS, union_kind="tile"), init=path)
+
+
+def test_a_network_for_grey_hints_is_trained_further_from_its_file(tmp_path):
+    base, path = make_base(), tmp_path / "grey.safetensors"
+    save_controlnet(ControlNet.from_unet(base, 1, HINT_WIDTHS), path)
+    assert trainable(base, SETTINGS, path).hint_channels == 1
