@@ -4,7 +4,8 @@ The estimate runs one step on torch's meta device, where tensors have shapes and
 the backward pass will need. It assumes CUDA's autocast and fused attention.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -170,14 +171,20 @@ class _Counter:
         # The most that a recomputed part keeps while its backward pass runs.
         self.largest = 0
 
-    def add(self, tensor: Tensor) -> Tensor:
+    def add(self, tensor: Tensor) -> None:
         if _place(tensor) not in self.ignored and _place(tensor) not in self.seen:
             self.seen[_place(tensor)] = tensor
             self.kept += tensor.untyped_storage().nbytes()
-        return tensor
 
-    def counting(self) -> Any:
-        return torch.autograd.graph.saved_tensors_hooks(self.add, lambda tensor: tensor)
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Within, what autograd would keep is counted; it keeps nothing, and no backward pass can run."""
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(self.add, lambda nothing: nothing):
+                yield
+        finally:
+            # What was seen holds the graph, and that this: a ring that Python cannot see.
+            self.seen.clear()
 
     def recomputed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Runs a part whose activations are not kept, but its inputs are."""

@@ -1,9 +1,11 @@
 """Presets: what is estimated, beside what was measured, and that it fits."""
 
+import gc
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from cnet_core.errors import TrainingError
 from cnet_core.networks.config import SD15, SDXL
@@ -42,3 +44,15 @@ def test_presets_fit_by_the_estimate_that_is_stated(card, batch, recompute, opti
 def test_what_fits_no_card_is_refused_with_the_least_that_it_takes():
     with pytest.raises(TrainingError, match=r"SDXL at 1024x1024 does not fit 8 GB: at least about 20\.\d GB"):
         preset("8 GB", SDXL, Settings(), 1024, 1024)
+
+
+@pytest.mark.parametrize("recompute", ["none", "control", "all"])
+def test_an_estimate_leaves_nothing_behind(recompute):
+    def living():
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    estimate(SD15, Settings(recompute=recompute), 256, 256)
+    before = living()
+    estimate(SD15, Settings(recompute=recompute), 256, 256)
+    assert living() <= before
