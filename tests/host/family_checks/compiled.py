@@ -102,7 +102,7 @@ def main(pack: Path, results: Path, what: str, how: str) -> None:
                 for control, image, weights in zip(nets, images, settings, strict=True)
             ]
             units = {f"unit{i}": unit for i, unit in enumerate(units)}
-            return nodes["CNetMerge"].execute(*prompts, units, {"mode": "sum"}).args
+            return nodes["CNetMerge"].execute(*prompts, mode={"mode": "sum"}, units=units).args
 
         def draw(net, steps: int, conditionings) -> torch.Tensor:
             noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
