@@ -55,8 +55,8 @@ def _named(given: str) -> list[tuple[Path, Path]]:
         return [(path, Path(path.name))]
     if path.is_dir():
         below = ((one, one.relative_to(path)) for one in sorted(path.rglob("*")))
-        hidden = (one for one in below if not any(part.startswith(".") for part in one[1].parts))
-        return [(one, name) for one, name in hidden if _is_picture(one)]
+        shown = (one for one in below if not any(part.startswith(".") for part in one[1].parts))
+        return [(one, name) for one, name in shown if _is_picture(one)]
     parts = path.parts
     magic = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     root = Path(*parts[:magic])

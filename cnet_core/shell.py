@@ -18,12 +18,12 @@ def escape_what_cannot_be_printed() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def ended(command: Callable[[], int]) -> int:
-    """Run a command; its exit status, 1 for an error of ours or the system's, which is printed, 130 for
-    Ctrl-C, 141 where nobody reads what it says."""
+def ended(command: Callable[[], int | None]) -> int:
+    """Run a command; its exit status, 0 where it gives none, 1 for an error of ours or the system's, which is
+    printed, 130 for Ctrl-C, 141 where nobody reads what it says."""
     failed: Exception | None = None
     try:
-        status = command()
+        status = command() or 0
     except (CNetError, OSError) as error:
         failed, status = error, 1
     except KeyboardInterrupt:

@@ -235,11 +235,10 @@ def main() -> None:
         if stage not in STAGES:
             parser.error(f"unknown stage {stage!r}: choose from {', '.join(STAGES)}")
 
-    def make() -> int:
+    def make() -> None:
         maker = Maker(args.out, args.states, workers=workers, device=args.device)
         for stage in stages:
             maker.run(stage)
-        return 0
 
     sys.exit(ended(make))
 

@@ -14,7 +14,7 @@ from demo.scenes import draw_scene
 FIRST_SEED = 500_000_000
 
 
-def write(folder: Path, count: int) -> int:
+def write(folder: Path, count: int) -> None:
     """`count` scenes as images/NUMBER.png and captions/NUMBER.txt, without hints, in a new or empty folder.
 
     Raises DataError for a folder that holds anything.
@@ -27,7 +27,6 @@ def write(folder: Path, count: int) -> int:
         scene = draw_scene(FIRST_SEED + number)
         Image.fromarray(scene.image).save(folder / "images" / f"{number:05}.png")
         (folder / "captions" / f"{number:05}.txt").write_text(scene.caption + "\n", "utf-8")
-    return 0
 
 
 def main() -> None:
@@ -35,10 +34,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a new or an empty one")
     parser.add_argument("--count", type=int, default=500, help="scenes (default: %(default)s)")
     arguments = parser.parse_args()
-    folder = arguments.folder
     if arguments.count < 1:
         parser.error(f"--count is {arguments.count}; expected 1 or more")
-    sys.exit(ended(lambda: write(folder, arguments.count)))
+    sys.exit(ended(lambda: write(arguments.folder, arguments.count)))
 
 
 if __name__ == "__main__":

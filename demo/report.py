@@ -130,7 +130,7 @@ def main() -> None:
     sys.exit(ended(lambda: _measure(args)))
 
 
-def _measure(args: argparse.Namespace) -> int:
+def _measure(args: argparse.Namespace) -> None:
     scenes = [draw_scene(seed) for seed in range(args.first_seed, args.first_seed + args.n)]
     figures, pictures = report(MiniSD.load(args.weights), scenes, guidance=args.guidance)
     if args.json:
@@ -144,7 +144,6 @@ def _measure(args: argparse.Namespace) -> int:
         args.sheet.write_bytes(
             cv2.imencode(args.sheet.suffix, cv2.cvtColor(sheet(pictures, scenes, 8), cv2.COLOR_RGB2BGR))[1]
         )
-    return 0
 
 
 if __name__ == "__main__":
