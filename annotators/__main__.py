@@ -6,11 +6,11 @@ import dataclasses
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from tqdm import tqdm
 
@@ -137,9 +137,14 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check_folder(output: Path) -> None:
     """Raise AnnotatorError where nothing can be written, before anything is computed or made."""
-    there = next(folder for folder in (output, *output.absolute().parents) if os.path.exists(folder))
+    folders = (output, *output.absolute().parents)
+    there = next((folder for folder in folders if os.path.exists(folder)), output)
+    # Not by tempfile, which on Windows goes on for hours where it may not write; and a folder, because some
+    # places may hold nothing else.
+    probe = there / f".{uuid4().hex}.part"
     try:
-        tempfile.TemporaryFile(dir=there).close()
+        probe.mkdir()
+        probe.rmdir()
     except OSError as error:
         raise AnnotatorError(
             f"{output}, the last word, is where hints are written, and cannot be: {error.strerror}. Name a "

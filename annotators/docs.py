@@ -119,7 +119,7 @@ def _lines(annotator: Annotator) -> Iterator[str]:
         yield (
             "They are looked for in `models/controlnet_annotators`, comfyui_controlnet_aux's `ckpts`, "
             "`~/.cache/cnet/annotators` and the hub's cache. Switch **download** on, or fetch them with "
-            f"`python -m annotators fetch {annotator.id}` in the pack's folder."
+            f"`python -m uv run python -m annotators fetch {annotator.id}` in the pack's folder."
         )
     if annotator.extra:
         yield ""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .disk import put
 from .errors import AnnotatorError
 from .run import Hints
 
@@ -178,13 +179,13 @@ def _save_json(path: Path, value: Any) -> None:
     _save(path, lambda file: file.write(json.dumps(value).encode()))
 
 
-def _save(path: Path, put: Callable[[Any], Any]) -> None:
+def _save(path: Path, write: Callable[[Any], Any]) -> None:
     """A file that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
-            put(file)
-        os.replace(temporary, path)
+            write(file)
+        put(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from urllib.request import urlopen
 import torch
 from torch import Tensor
 
+from .disk import put
 from .errors import WeightsError
 from .registry import Annotator, WeightFile
 
@@ -218,14 +219,14 @@ def _download(
                 f"{url} has the SHA-256 {digest.hexdigest()}, expected {expected}. It is damaged or "
                 "another file than the pack knows, so it was not kept; fetch it again."
             )
-        os.replace(temporary, target)
+        put(temporary, target)
     except WeightsError:
         raise
-    # huggingface_hub's errors are those of whichever client it uses: all of them mean that nothing came.
+    # huggingface_hub's errors are those of whichever client it uses.
     except Exception as error:
         raise WeightsError(
             f"{weight.file} of {weight.repository} could not be fetched to {target.parent}: "
-            f"{_first_line(error)}. Check the connection, or put the file there yourself."
+            f"{_first_line(error)}. Check the connection and the folder, or put the file there yourself."
         ) from error
     finally:
         # Where a folder of it is a file, not even that.
@@ -260,7 +261,7 @@ def _missing_message(
         f"{annotator.title} needs {weight.file} of the repository {weight.repository}, which is neither in "
         f"{searched} nor in the hub's cache. Put it at {target}, or switch download on in the node, or in "
         f"{PACK} run: "
-        f'python -m annotators fetch {annotator.id} --to "{folder}"'
+        f'python -m uv run python -m annotators fetch {annotator.id} --to "{folder}"'
     )
 
 

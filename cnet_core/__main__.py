@@ -1,9 +1,11 @@
 """The command line of the kernels: `python -m cnet_core inspect FILE`."""
 
 import argparse
+import glob
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .checkpoints.inspect import inspect
@@ -21,7 +23,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     broken = False
-    for number, path in enumerate(arguments.files):
+    for number, path in enumerate(_files(arguments.files)):
         try:
             found = inspect(path)
         except (CNetError, OSError) as error:
@@ -38,6 +40,13 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
+def _files(given: Sequence[str]) -> Iterator[Path]:
+    """The files of names and globs, which Windows' shells hand on as they are."""
+    for name in given:
+        found = [] if os.path.exists(name) else sorted(glob.glob(name))
+        yield from map(Path, found or [name])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cnet_core", description="CNet without nodes.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -52,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     found.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help=".safetensors, .pth, .pt, .ckpt or .bin"
+        "files", nargs="+", metavar="FILE", help=".safetensors, .pth, .pt, .ckpt or .bin, or a glob"
     )
     found.add_argument(
         "--json",

@@ -55,9 +55,11 @@ def _flush() -> OSError | None:
 
 def install(package: str) -> str:
     """The command that installs a package for this Python, which may be one of uv's, without pip."""
+    # PowerShell takes what begins with a quote for a text.
+    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
     try:
         # Its files are looked for, not the module: setuptools changes distutils for whoever looks for that.
         distribution("pip")
     except PackageNotFoundError:
-        return f'python -m uv pip install --python "{sys.executable}" "{package}"'
-    return f'"{sys.executable}" -m pip install "{package}"'
+        return f'python -m uv pip install --python {python} "{package}"'
+    return f'{python} -m pip install "{package}"'

@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from .errors import MinihostError, NodeError, WorkflowError
 from .loader import PACK
@@ -85,11 +85,14 @@ def run(options: argparse.Namespace) -> int:
 
     workflow = read_workflow(options.file)
     # Before anything is computed or made.
-    there = next(
-        folder for folder in (options.output, *options.output.absolute().parents) if os.path.exists(folder)
-    )
+    folders = (options.output, *options.output.absolute().parents)
+    there = next((folder for folder in folders if os.path.exists(folder)), options.output)
+    # Not by tempfile, which on Windows goes on for hours where it may not write; and a folder, because some
+    # places may hold nothing else.
+    probe = there / f".{uuid4().hex}.tmp"
     try:
-        tempfile.TemporaryFile(dir=there).close()
+        probe.mkdir()
+        probe.rmdir()
     except OSError as error:
         raise WorkflowError(
             f"pictures cannot be saved in {options.output}: {error.strerror}; name a folder by --output"

@@ -72,7 +72,7 @@ def fit(
     a loss that is no number.
     """
     run = _Run(learner, source, Path(folder), report, stop, prober, say)
-    check_writable(run.folder)
+    check_writable(run.states.folder)
     if not learner.processes.first:
         return run.run(resume)
     with alone(run.folder):

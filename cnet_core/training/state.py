@@ -84,9 +84,11 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        mend = "name another place, free space or mend the permissions"
+        if isinstance(error, PermissionError) and path.exists():
+            mend = "end the program that holds it, such as a ComfyUI that loaded it, or mend the permissions"
         raise TrainingError(
-            f"{path} cannot be written: {reason}. What was written before is whole; name another place, "
-            "free space or mend the permissions, and try again."
+            f"{path} cannot be written: {reason}. What was written before is whole; {mend}, and try again."
         ) from error
 
 
@@ -134,8 +136,9 @@ def _locked(file: int, lock: bool) -> bool:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise TrainingError unless files can be made in the folder, which is made if need be."""
-    probe = folder / f".{uuid4().hex}.tmp"
+    """Raise TrainingError unless states can be written into the folder, which is made if need be."""
+    # As long a name as any that is written: where names end, so does the training.
+    probe = folder / f".step-00000000.safetensors.{uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(os.urandom(1))

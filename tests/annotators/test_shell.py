@@ -142,6 +142,14 @@ def test_an_output_that_is_a_file_is_named_before_anything_is_made(folder, capsy
     assert "b.jpg, the last word, is where hints are written" in said
 
 
+def test_a_drive_that_is_not_there_is_named(folder, capsys, monkeypatch):
+    """On Linux one always is: of the output's folders none is found."""
+    out, real = folder / "drive" / "out", os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: Path(path) not in (out, *out.parents) and real(path))
+    assert main(["run", "blur", str(folder / "in"), str(out)]) == 1
+    assert f"{out}, the last word, is where hints are written, and cannot be: " in capsys.readouterr().err
+
+
 def test_hidden_folders_and_empty_words_are_no_inputs(folder, capsys):
     picture(folder / "in/.trash/d.png")
     main(["run", "invert", str(folder / "in"), str(folder / "out")])

@@ -106,7 +106,7 @@ def test_a_missing_file_is_named_with_repository_folder_and_command(tmp_path):
         weights.build(annotator(), [tmp_path])
     message = str(raised.value)
     assert all(part in message for part in ("net.pth", "someone/Nets", str(tmp_path)))
-    assert f'python -m annotators fetch line --to "{tmp_path}"' in message
+    assert f'python -m uv run python -m annotators fetch line --to "{tmp_path}"' in message
     with pytest.raises(WeightsError, match=f"neither in {tmp_path}, {tmp_path / 'b'} nor"):
         weights.build(annotator(), [tmp_path, tmp_path / "b"])
 

@@ -262,6 +262,14 @@ def test_command_line_in_text(saved, tmp_path, capsys):
     assert "somebody" in shown.out
 
 
+def test_command_line_expands_globs_as_shells_on_windows_do_not(saved, capsys):
+    (saved.parent / "a [1].safetensors").write_bytes(saved.read_bytes())
+    assert main(["inspect", "--json", str(saved.parent / "*.safetensors")]) == 0
+    paths = [Path(json.loads(line)["path"]) for line in capsys.readouterr().out.splitlines()]
+    assert paths == [saved.parent / "a [1].safetensors", saved]
+    assert main(["inspect", str(paths[0])]) == 0
+
+
 def test_command_line_in_json(saved, tmp_path, capsys):
     broken = tmp_path / "broken.pth"
     broken.write_bytes(b"PK\x03\x04 and no more")

@@ -169,7 +169,7 @@ def test_weights_that_are_missing_are_named_with_the_command_that_fetches_them(
     folder = host.base / "models" / "controlnet_annotators"
     for word in (
         "lllyasviel/Annotators", "ControlNetHED.pth", str(folder),
-        f'python -m annotators fetch hed --to "{folder}"',
+        f'python -m uv run python -m annotators fetch hed --to "{folder}"',
     ):  # fmt: skip
         assert word in message
 

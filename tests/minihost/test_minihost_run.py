@@ -333,6 +333,15 @@ def test_an_output_that_cannot_be_written_is_named_before_anything_runs(tmp_path
     assert said.startswith("Error: pictures cannot be saved in") and "--output" in said
 
 
+def test_a_drive_that_is_not_there_is_named(tmp_path, capsys, monkeypatch, picture_prompt):
+    """On Linux one always is: of the output's folders none is found."""
+    saved, out, real = tmp_path / "w.json", tmp_path / "drive" / "out", os.path.exists
+    saved.write_text(json.dumps(picture_prompt()))
+    monkeypatch.setattr(os.path, "exists", lambda path: Path(path) not in (out, *out.parents) and real(path))
+    assert main(["--pack", PACK, "run", str(saved), "--output", str(out)]) == 1
+    assert "pictures cannot be saved in" in capsys.readouterr().err
+
+
 def test_a_reader_that_leaves_is_no_error():
     process = subprocess.Popen(
         [sys.executable, "-m", "minihost", "--pack", PACK, "object-info"],

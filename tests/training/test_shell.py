@@ -3,6 +3,7 @@
 import random
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,7 @@ def test_resume_takes_what_changes_nothing_and_refuses_the_rest(told, tmp_path, 
     assert f"has no {PLAN}" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no SIGKILL")
 def test_what_a_killed_resumption_was_told_is_remembered(told, tmp_path):
     folder = tmp_path / "pose"
     assert run("fit", *told, "--device", "cpu") == 0
@@ -316,6 +318,7 @@ def threads(request) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no SIGKILL")
 def test_killed_at_any_moment_and_resumed_it_ends_bit_for_bit_alike(threads, told, tmp_path):
     """Twice, at steps that chance picks."""
     folder, steps = tmp_path / "pose", 40
