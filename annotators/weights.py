@@ -10,6 +10,7 @@ import re
 import secrets
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -108,6 +109,7 @@ def read(path: Path, inside: str | None = None) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _check_pickle(path)
         held = torch.load(path, map_location="cpu", weights_only=True)
     # Both raise whatever the bytes happen to lead to.
     except Exception as error:
@@ -131,6 +133,19 @@ def read(path: Path, inside: str | None = None) -> dict[str, Any]:
             "annotator names, or delete this one and fetch it."
         )
     return held
+
+
+def _check_pickle(path: Path) -> None:
+    """Raise ValueError for what is no pickle of tensors, before torch sees it: until 2.5 it runs TorchScript
+    and some of what older formats hold, whatever it is told of weights."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start.startswith(b"PK"):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("constants.pkl") for name in archive.namelist()):
+                raise ValueError("it is a TorchScript program")
+    elif not start.startswith(b"\x80"):
+        raise ValueError("it is no pickle")
 
 
 def load(net: Net, held: Mapping[str, Any], path: Path, optional: str | None = None) -> Net:

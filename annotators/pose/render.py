@@ -68,6 +68,8 @@ HAND_JOINT, FACE_POINT = (0, 0, 255), (255, 255, 255)
 # The half width of a limb and the radius of a joint, in a picture whose shorter side is TRAINED_SIDE.
 STICK = 4
 TRAINED_SIDE = 512
+# At once, 12 GB of them.
+_MOST_PIXELS = 2**30
 
 
 def render(
@@ -97,6 +99,11 @@ def render(
     width, height = width or frames[0].width, height or frames[0].height
     if max(width, height) > LARGEST_SIDE:
         raise PoseError(f"{width}x{height} is too large; at most {LARGEST_SIDE} pixels a side are drawn.")
+    if len(frames) * width * height > _MOST_PIXELS:
+        raise PoseError(
+            f"{len(frames)} frames of {width}x{height} do not fit into memory. Give width and height, or "
+            "fewer frames at once."
+        )
     # Of bodies, and of hands and faces.
     sticks = [stick] * 2 if stick else trained_sticks(width, height, style)
     times = max(1, math.ceil(TRAINED_SIDE / min(width, height)))

@@ -133,6 +133,7 @@ def outline(path: Path, shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:
     halves the size, which has neither norms nor linear layers.
     """
     outlined = dict(shapes)
+    groups = {".".join(name.split(".", 4)[:length]) for name in shapes for length in (2, 4)}
     found = (re.match(r"zero_convs\.(\d+)\.", name) for name in shapes)
     for i in range(1 + max((block_number(match[1]) for match in found if match), default=-1)):
         if f"zero_convs.{i}.0.weight" not in shapes:
@@ -143,9 +144,9 @@ def outline(path: Path, shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         width = shapes[f"zero_convs.{i}.0.weight"].shape[0]
         if i == 0:
             outlined.setdefault("input_blocks.0.0.weight", _empty((width, 4, 3, 3)))
-        elif not any(name.startswith(f"input_blocks.{i}.") for name in shapes):
+        elif f"input_blocks.{i}" not in groups:
             outlined[f"input_blocks.{i}.0.op.weight"] = _empty((width, width, 3, 3))
-        elif not any(name.startswith(f"input_blocks.{i}.0.op.") for name in shapes):
+        elif f"input_blocks.{i}.0.op" not in groups:
             outlined.setdefault(f"input_blocks.{i}.0.out_layers.3.weight", _empty((width, width, 3, 3)))
     return outlined
 

@@ -321,6 +321,9 @@ def _flatten(content: Any) -> dict[str, Tensor]:
     while left:
         prefix, value = left.pop()
         if isinstance(value, Tensor):
+            if value.nbytes > value.untyped_storage().nbytes():
+                name = printable(prefix.removesuffix("."), 80)
+                raise ValueError(f"{name} is larger than what is stored of it")
             tensors[prefix.removesuffix(".")] = value.detach()
         elif isinstance(value, Mapping):
             reached += len(value)

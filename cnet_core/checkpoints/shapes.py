@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -41,7 +41,7 @@ def controlnet_config(
     """
     # Activations stand between the convolutions, so these have even numbers: one at full size, two for each
     # width but the last, which has one, and one that leads to the UNet's width.
-    last = _count(state, "input_hint_block") - 1
+    last = _counter(state)("input_hint_block") - 1
     config = encoder_config(state, metadata)
     if last < 0:
         return config, config.in_channels, ()
@@ -57,7 +57,7 @@ def union_sizes(state: State) -> tuple[int, int, int]:
     if types < 1 or embedded % (2 * types):
         raise CheckpointError(f"its {types} types do not divide the width {embedded} of their embeddings")
     # At least one layer, so that the tensors of a missing one are reported.
-    layers = max(_count(state, "transformer_layes"), 1)
+    layers = max(_counter(state)("transformer_layes"), 1)
     return types, layers, embedded // types
 
 
@@ -84,10 +84,12 @@ def config_metadata(config: UNetConfig, **more: Any) -> dict[str, str]:
 def encoder_config(state: State, metadata: Mapping[str, str] | None = None) -> UNetConfig:
     """Configuration of the encoder in a UNet's or ControlNet's state dict in LDM keys, without prefix."""
     model_channels, in_channels, *_ = _shape(state, "input_blocks.0.0.weight")
+    counts = _counter(state)
+    halving = {int(match[1]) for name in state if (match := re.match(r"input_blocks\.(\d+)\.0\.op\.", name))}
     widths: list[int] = [model_channels]
     blocks, depths = [0], [0]
-    for i in range(1, _count(state, "input_blocks")):
-        if _has(state, f"input_blocks.{i}.0.op."):
+    for i in range(1, counts("input_blocks")):
+        if i in halving:
             widths.append(widths[-1])
             blocks.append(0)
             depths.append(0)
@@ -95,14 +97,15 @@ def encoder_config(state: State, metadata: Mapping[str, str] | None = None) -> U
         widths[-1] = _shape(state, f"input_blocks.{i}.0.out_layers.3.weight")[0]
         blocks[-1] += 1
         # The deepest counts, so that a transformer missing in one block is reported as missing.
-        depths[-1] = max(depths[-1], _depth(state, f"input_blocks.{i}.1"))
+        depths[-1] = max(depths[-1], counts(f"input_blocks.{i}.1.transformer_blocks"))
     if not all(widths) or any(width % model_channels for width in widths):
         raise CheckpointError(f"level widths {widths} are not multiples of the first one, {model_channels}")
     # A network without attention reads no text: width 0.
     contexts = (t.shape[1] for name, t in state.items() if name.endswith(".attn2.to_k.weight"))
     # The small SDXL ControlNets have a middle transformer without blocks; elsewhere none means they are
     # missing, unless the file says that there are none.
-    middle = _depth(state, "middle_block.1") or _written_middle(metadata or {}, max(depths))
+    written = _written_middle(metadata or {}, max(depths))
+    middle = counts("middle_block.1.transformer_blocks") or written
     context_dim = next(contexts, 0)
     linear = any(len(t.shape) == 2 for name, t in state.items() if name.endswith(".1.proj_in.weight"))
     return UNetConfig(
@@ -166,14 +169,20 @@ def block_number(number: str | int) -> int:
     return int(number)
 
 
-def _count(state: State, prefix: str) -> int:
-    """One more than the highest number that follows the prefix in a name."""
-    found = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in state)
-    return max((block_number(match[1]) for match in found if match), default=-1) + 1
+def _counter(state: State) -> Callable[[str], int]:
+    """Tells how many blocks follow a prefix: one more than the highest number in such names.
 
-
-def _depth(state: State, prefix: str) -> int:
-    return _count(state, prefix + ".transformer_blocks")
+    The names are looked through once: a file may have a great many, and as many prefixes.
+    """
+    highest: dict[str, int] = {}
+    for name in state:
+        # No prefix that is asked for has more parts.
+        *parts, _ = name.split(".", 5)
+        for i, part in enumerate(parts):
+            if part.isdecimal():
+                prefix = ".".join(parts[:i])
+                highest[prefix] = max(highest.get(prefix, -1), int(part))
+    return lambda prefix: block_number(highest.get(prefix, -1)) + 1
 
 
 def _has(state: State, prefix: str) -> bool:

@@ -174,7 +174,8 @@ def build(
     Raises DataError for pictures that cannot be read, pairs without hints, a full disk, no permission.
     """
     folder = Path(folder)
-    remove_parts(folder)
+    _check_owned(folder / _MANIFEST)
+    remove_parts(folder, _MANIFEST)
     shards = {kind: Shards(folder, kind, verify=True) for kind in ("latents", "texts", "hints")}
     for kind in shards.values():
         for path, reason in kind.damaged.items():
@@ -218,6 +219,22 @@ def build(
     )
     write_whole(folder / _MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
     return Cache(folder)
+
+
+def _check_owned(manifest: Path) -> None:
+    """Raise DataError where a file of a manifest's name is none, which must not be written over."""
+    try:
+        ours = "examples" in json.loads(manifest.read_text("utf-8"))
+    except OSError:
+        # What is not there, or cannot be written either.
+        return
+    except (ValueError, TypeError, RecursionError):
+        ours = False
+    if not ours:
+        raise DataError(
+            f"{manifest} is no cache's, or damaged, and would be written over. Choose another folder, or "
+            "delete it."
+        )
 
 
 def _captions(dataset: Dataset) -> list[str]:

@@ -313,7 +313,8 @@ def _from_lines(folder: Path, listing: Path, hints_made: bool) -> Dataset:
         named.update(files)
         if hints_made:
             pair, files = replace(pair, hint=None), files[:1]
-        missing = [path for path in files if not path.is_file()]
+        # By the function, to which names that no system knows are those of no file.
+        missing = [path for path in files if not os.path.isfile(path)]
         for path in missing:
             problems.append(
                 Problem("orphan", where, f"names {path}, which does not exist; add it or remove the line.")
@@ -351,7 +352,7 @@ def _rows(listing: Path, problems: list[Problem]) -> Iterable[tuple[int, Any]]:
     if text.lstrip().startswith("["):
         try:
             yield from enumerate(json.loads(text), 1)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{listing} is not valid JSON: {error}. Mend the file.") from error
         return
     # Not by splitlines, which splits at characters that JSON has in its texts.
@@ -359,14 +360,14 @@ def _rows(listing: Path, problems: list[Problem]) -> Iterable[tuple[int, Any]]:
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 message = f"is not valid JSON ({error}); mend or remove the line."
                 problems.append(Problem("layout", f"{listing.name} line {number}", message))
 
 
 def _here(folder: Path, name: str) -> str:
     """A name in a folder with this system's separators: listings from Windows may have others."""
-    return name.replace("\\", "/") if "\\" in name and not (folder / name).is_file() else name
+    return name.replace("\\", "/") if "\\" in name and not os.path.isfile(folder / name) else name
 
 
 def _pair_of(folder: Path, row: Any) -> Pair:
@@ -381,8 +382,15 @@ def _pair_of(folder: Path, row: Any) -> Pair:
         raise DataError("hint and caption must be texts.")
     image, hint = _here(folder, image), hint and _here(folder, hint)
     for name in filter(None, (image, hint)):
+        if not Path(name).name:
+            raise DataError(f"names {name}, which is no file.")
         if not Path(os.path.abspath(folder / name)).is_relative_to(os.path.abspath(folder)):
             raise DataError(f"names {name}, outside the folder; move the file into it.")
+    try:
+        (caption or "").encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise DataError(f"its caption holds half a character ({half}); mend the caption.") from error
     return Pair(
         Path(image).with_suffix("").as_posix(),
         folder / image,

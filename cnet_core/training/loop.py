@@ -72,11 +72,22 @@ def fit(
     a loss that is no number.
     """
     run = _Run(learner, source, Path(folder), report, stop, prober, say)
+    _check_owned(run.folder)
     check_writable(run.states.folder)
     if not learner.processes.first:
         return run.run(resume)
     with alone(run.folder):
         return run.run(resume, begun)
+
+
+def _check_owned(folder: Path) -> None:
+    """Raise TrainingError where files of the names that are written here are not a training's."""
+    for name in (CURVES, HISTORY):
+        if (folder / name).exists() and not (folder / STATES).is_dir():
+            raise TrainingError(
+                f"{folder / name} is there, but no states of a training, so that it may be another file that "
+                "would be written over. Choose another folder, or delete it; nothing was trained."
+            )
 
 
 def identity(learner: Learner, source: Source) -> dict[str, Any]:

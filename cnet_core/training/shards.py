@@ -17,6 +17,8 @@ from ..errors import DataError
 from ..files import put
 
 _CHECKSUM = "cnet.sha256"
+# A glob for the last part of a shard's name.
+_HASH = "[0-9a-f]" * 16
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -41,9 +43,10 @@ def write_whole(path: Path, content: bytes) -> None:
         ) from error
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what killed processes left half written. Younger than an hour, it may be another's at work."""
-    for part in folder.glob(".*.part"):
+def remove_parts(folder: Path, name: str) -> None:
+    """Remove what killed processes left half written of files whose names match the glob `name`. Younger than
+    an hour, it may be another's at work."""
+    for part in folder.glob(f".{name}.*.part"):
         with contextlib.suppress(OSError):
             if time.time() - part.stat().st_mtime > 3600:
                 part.unlink()
@@ -64,7 +67,8 @@ class Shards:
 
     Each holds entries, and an entry one or several tensors, named "KEY.PART". Which entries are there is read
     from the shards themselves, so no index can fall out of step. Damaged shards are left out, and listed in
-    `damaged`. None is held open: on Windows nobody could remove or replace it.
+    `damaged`. None is held open: on Windows nobody could remove or replace it. verify: look for damage all
+    through them, and clear away what killed processes left of some.
     Raises DataError for a shard that cannot be read now, whatever it holds.
     """
 
@@ -74,7 +78,10 @@ class Shards:
         # Shards by the full names of their tensors.
         self._where: dict[str, Path] = {}
         self._keys: set[str] = set()
-        for path in sorted(folder.glob(f"{kind}-*.safetensors")):
+        if verify:
+            remove_parts(folder, f"{kind}-{_HASH}.safetensors")
+        # The folder may hold files of others.
+        for path in sorted(folder.glob(f"{kind}-{_HASH}.safetensors")):
             try:
                 self._note(path, self._names(path, verify))
             except (SafetensorError, ValueError) as error:

@@ -33,6 +33,7 @@ _WRISTS = (_JOINT + 4, _JOINT + 7, _LIMB + 3, _LIMB + 5)
 # Rounding of 60 % differs by one between drawers.
 _NEAR = 2
 _STRANGE = 0.02
+_MOST_PIECES = 500
 
 
 def mirrored_skeleton(pixels: np.ndarray, name: str) -> np.ndarray:
@@ -108,8 +109,16 @@ def _unsure(name: str) -> DataError:
 
 
 def _pieces(mask: np.ndarray) -> Iterator[np.ndarray]:
-    """What hangs together in a mask, corners included, each as a mask of its own."""
+    """What hangs together in a mask, corners included, each as a mask of its own.
+
+    Each takes as long as the whole picture: raises DataError for so many as no drawing of people has.
+    """
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    if count > _MOST_PIECES:
+        raise DataError(
+            f"the skeleton falls into pieces, {count} of one kind, so that it cannot be mirrored. Train "
+            "without mirroring, or let an annotator make the hints (it sees the mirrored picture)."
+        )
     return (labels == i for i in range(1, count))
 
 

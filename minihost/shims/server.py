@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import sys
 from typing import Any
 
@@ -16,7 +17,8 @@ class PromptServer:
         self.said: dict[str, str] = {}
 
     def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
-        """Show a text on a node."""
+        """Show a text on a node; like browsers, it takes the text for HTML."""
+        text = html.unescape(text)
         self.said[node_id] = text
         print(f"{node_id}: {text}", file=sys.stderr)
 

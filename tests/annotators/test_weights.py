@@ -116,6 +116,25 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def program(path):
+    class Program(torch.nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    with warnings.catch_warnings():
+        # Newer versions of torch would rather have another format.
+        warnings.simplefilter("ignore")
+        torch.jit.script(Program()).save(path)
+
+
+@pytest.mark.parametrize("write", [program, lambda path: path.write_bytes(b"storages and more")])
+def test_what_older_versions_of_torch_would_run_does_not_get_to_it(tmp_path, monkeypatch, write):
+    write(tmp_path / "net.pth")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
+    with pytest.raises(WeightsError, match=r"net\.pth could not be read as weights"):
+        weights.read(tmp_path / "net.pth")
+
+
 class Harm:
     def __reduce__(self):
         return os.mkdir, ("harm",)

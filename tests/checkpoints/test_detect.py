@@ -14,6 +14,7 @@ from cnet_core.checkpoints import (
 from cnet_core.checkpoints.convert import to_diffusers
 from cnet_core.checkpoints.detect import FAMILIES
 from cnet_core.checkpoints.family import has_all
+from cnet_core.checkpoints.shapes import encoder_config
 from cnet_core.errors import CheckpointError
 
 # Keys as the released files have them; (family, part of the mend).
@@ -218,6 +219,27 @@ MORE_KEYS = {
 
 def tensors(keys):
     return {key: torch.zeros(1) for key in keys}
+
+
+def test_names_are_looked_through_as_often_whatever_the_number_of_blocks():
+    """Else some hundred kilobytes of names take minutes."""
+
+    class Counted(dict):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return super().__iter__()
+
+    def passes(blocks: int) -> int:
+        state = Counted(
+            {f"input_blocks.{i}.0.out_layers.3.weight": torch.empty(32, 32, 3, 3) for i in range(blocks)}
+        )
+        state["input_blocks.0.0.weight"] = torch.empty(32, 4, 3, 3)
+        assert encoder_config(state).num_res_blocks == (blocks - 1,)
+        return state.passes
+
+    assert passes(500) == passes(5)
 
 
 @pytest.mark.parametrize(("family", "mend"), KEYS, ids=[family for family, _ in KEYS])

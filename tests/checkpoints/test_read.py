@@ -272,6 +272,13 @@ def test_a_program_is_refused_before_torch_sees_it(program, monkeypatch):
         read_state_dict(program)
 
 
+def test_a_tensor_larger_than_what_is_stored_of_it_is_refused(tmp_path):
+    """One number of which a pickle says that it fills the memory."""
+    torch.save({"a": torch.zeros(2), "b": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="b is larger than what is stored of it"):
+        read_state_dict(tmp_path / "net.pth")
+
+
 def test_an_archive_of_something_else_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
         archive.writestr("model.safetensors", b"...")

@@ -214,13 +214,30 @@ def test_a_folder_that_cannot_be_written_is_named(dataset, encoders, tmp_path):
 
 
 def test_what_killed_processes_left_half_written_is_removed(dataset, encoders, tmp_path):
-    old, young = (tmp_path / f".latents-{name}.safetensors.123.part" for name in ("a", "b"))
+    old, young = (tmp_path / f".latents-{digit * 16}.safetensors.123.part" for digit in "ab")
     for part in (old, young):
         part.write_bytes(b"half")
     long_ago = time.time() - 2 * 3600
     os.utime(old, (long_ago, long_ago))
     build(dataset, encoders, tmp_path, SMALL)
     assert not old.exists() and young.exists()
+
+
+def test_files_of_others_in_the_folder_stay_as_they_are(dataset, encoders, tmp_path):
+    others = {name: b"not ours" for name in ("latents-of-mine.safetensors", ".download.part", "notes.json")}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (0, 0))
+    build(dataset, encoders, tmp_path, SMALL)
+    assert others.items() <= files(tmp_path).items()
+
+
+@pytest.mark.parametrize("content", ['{"my": "own"}', "[]", "3", "no JSON"])
+def test_a_manifest_that_is_another_file_is_not_written_over(dataset, encoders, tmp_path, content):
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(DataError, match=r"dataset\.json is no cache's.*another folder"):
+        build(dataset, encoders, tmp_path, SMALL)
+    assert files(tmp_path) == {"dataset.json": content.encode()} and not encoders.seen
 
 
 def test_a_damaged_manifest_is_named(dataset, encoders, tmp_path):

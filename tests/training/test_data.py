@@ -162,13 +162,18 @@ def test_a_listing_names_its_bad_lines(tmp_path):
         json.dumps({"file_name": "gone.png", "text": "gone"}),
         json.dumps({"file_name": "a.png", "text": "again"}),
         "[]",
+        '{"id": ' + "9" * 5000 + "}",
+        '{"id": ' + "[" * 100_000 + "}",
+        json.dumps({"file_name": "."}),
+        json.dumps({"file_name": "a.png", "text": "half \ud83d"}),
+        json.dumps({"file_name": "x" * 300 + ".png"}),
     ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
     found = problems(tmp_path, hints_made=True)
     assert [message.split(":")[0] for message in found["layout"]] == [
-        f"metadata.jsonl line {n}" for n in (2, 3, 6)
+        f"metadata.jsonl line {n}" for n in (2, 3, 6, 7, 8, 9, 10)
     ]
-    assert "gone.png" in found["orphan"][0]
+    assert "gone.png" in found["orphan"][0] and "xxx" in found["orphan"][1]
     assert "second time" in found["duplicate"][0]
 
 
@@ -478,6 +483,14 @@ def test_a_mirrored_skeleton_has_its_sides_where_the_mirrored_person_has_them():
     expected = [(34, 2, LEFT_SHOULDER), (33, 2, LEFT_ARM), (19, 2, NECK), (9, 2, RIGHT_SHOULDER)]
     assert np.array_equal(turned, skeleton(expected))
     assert np.array_equal(mirrored_hint(turned, "skeleton", "x"), drawn)
+
+
+def test_a_skeleton_in_hundreds_of_pieces_is_not_mirrored():
+    pixels = np.zeros((80, 80, 3), np.uint8)
+    # A knee's colour, or a hand's.
+    pixels[::2, ::2] = 0, 255, 255
+    with pytest.raises(DataError, match="falls into pieces"):
+        mirrored_hint(pixels, "skeleton", "dust")
 
 
 def test_a_skeleton_whose_colours_are_blurred_is_not_mirrored():

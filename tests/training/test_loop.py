@@ -193,6 +193,15 @@ def test_a_folder_without_permission_is_refused_before_anything_is_trained(tmp_p
         fit(make_learner(), source, tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", [CURVES, HISTORY])
+def test_files_of_others_are_not_written_over(tmp_path, source, name):
+    (tmp_path / name).write_text("not ours")
+    learner = make_learner()
+    with pytest.raises(TrainingError, match=rf"{name} is there, but no states.*Choose another folder"):
+        fit(learner, source, tmp_path)
+    assert learner.step == 0 and {path.name for path in tmp_path.iterdir()} == {name}
+
+
 def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_trained(tmp_path, source):
     (tmp_path / "file").write_text("")
     learner = make_learner()
