@@ -111,8 +111,7 @@ def run(options: argparse.Namespace) -> int:
         raise KeyboardInterrupt from None
     for node_id, shown in result.ui.items():
         for text in shown.get("text", ()):
-            if text != shims.server.PromptServer.instance.said.get(node_id):
-                print(f"{label(prompt, node_id)}: {text}", file=sys.stderr)
+            print(f"{label(prompt, node_id)}: {text}", file=sys.stderr)
     for why in result.blocked:
         print(why, file=sys.stderr)
     for path in saved_paths(result.ui):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..cnet_core.control.blocks import BlockWeights
@@ -24,17 +24,6 @@ ReuseType = io.Custom("CNET_REUSE")
 def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a DynamicCombo holds, without what was left out, for which the host gives None."""
     return {name: value for name, value in values.items() if value is not None}
-
-
-def told(node: type[io.ComfyNode], text: str) -> ui.PreviewText:
-    """A text that is shown on a node with a hidden unique_id, and is there for programs that ask the host."""
-    host.tell(node_id(node), text)
-    return ui.PreviewText(text)
-
-
-def node_id(node: type[io.ComfyNode]) -> str | None:
-    """The id of a node with a hidden unique_id; None where a program calls the node itself."""
-    return None if node.hidden is None else str(node.hidden.unique_id)
 
 
 def strength_input(name: str, tooltip: str, default: float = 1.0, **options: Any) -> io.Input:

@@ -2,11 +2,10 @@
 
 import os
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..cnet_core.checkpoints import inspect
 from . import host
-from .inputs import told
 
 
 class InspectCheckpoint(io.ComfyNode):
@@ -23,7 +22,6 @@ class InspectCheckpoint(io.ComfyNode):
             ),
             search_aliases=["checkpoint info", "model info", "identify controlnet", "metadata"],
             is_output_node=True,
-            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input(
                     "file_name",
@@ -48,4 +46,4 @@ class InspectCheckpoint(io.ComfyNode):
         report = found.to_text()
         if found.loader == "native":
             report += f"\n  {'fastest here':<15}  {host.device_pace()}"
-        return io.NodeOutput(report, ui=told(cls, report))
+        return io.NodeOutput(report, ui=ui.PreviewText(report))

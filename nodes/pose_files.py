@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..annotators.errors import PoseError
 from ..annotators.pose.keypoints import LARGEST_SIDE, Frame, parse, read, write
 from ..cnet_core.files import put
 from . import host
-from .inputs import told
 from .pose import pose_input, pose_output
 
 EXAMPLES = host.PACK / "workflows" / "inputs"
@@ -94,7 +93,6 @@ class SavePose(io.ComfyNode):
             description="Save poses to the output folder: all frames in one .json file of OpenPose's format.",
             search_aliases=["save keypoints", "openpose json", "export pose"],
             is_output_node=True,
-            hidden=[io.Hidden.unique_id],
             inputs=[
                 pose_input(),
                 io.String.Input(
@@ -114,7 +112,7 @@ class SavePose(io.ComfyNode):
         frames = parse(keypoints)
         path = host.output_file(filename_prefix, ".json", frames[0].width, frames[0].height)
         poses = write_whole(path, frames)
-        return io.NodeOutput(poses, ui=told(cls, f"Saved as {path}"))
+        return io.NodeOutput(poses, ui=ui.PreviewText(f"Saved as {path}"))
 
 
 class ExamplePose(io.ComfyNode):

@@ -25,7 +25,6 @@ from ..cnet_core.training.start import trainable
 from ..cnet_core.training.state import States
 from ..cnet_core.training.step import PRECISIONS, Precision
 from . import host
-from .inputs import node_id, told
 from .train_data import CacheType
 from .train_settings import memory_input, rare_inputs, sentence, settings_of, stated
 
@@ -166,7 +165,9 @@ class TrainControlNet(io.ComfyNode):
                 "cache is no cached training data; connect the output of Cache Training Data."
             )
         values = {**rare, "steps": steps, "rate": learning_rate, "seed": seed}
-        progress = host.TrainingProgress(node_id(cls), steps)
+        # There is no id where a program calls the node itself.
+        node = None if cls.hidden is None else str(cls.hidden.unique_id)
+        progress = host.TrainingProgress(node, steps)
         with host.training_mode():
             said, path = _train(model, net, cache, memory, values, place, resume, vae, progress)
             history = _history(place)
@@ -180,7 +181,7 @@ class TrainControlNet(io.ComfyNode):
             control,
             {"loss": history.losses},
             chart,
-            ui={**shown, **told(cls, f"{said}\n{path}").as_dict()},
+            ui={**shown, **ui.PreviewText(f"{said}\n{path}").as_dict()},
         )
 
 
@@ -259,7 +260,6 @@ class SaveControlNet(io.ComfyNode):
             ),
             search_aliases=["export controlnet", "save model", "write controlnet"],
             is_output_node=True,
-            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.ControlNet.Input("control_net", tooltip="From Train ControlNet."),
                 io.String.Input(
@@ -298,4 +298,4 @@ class SaveControlNet(io.ComfyNode):
             tensors, metadata = dict(file.tensors), dict(file.metadata)
         path = host.new_controlnet(filename_prefix, ".safetensors" if format == "ldm" else "")
         save_result(net, tensors, path, metadata, format, PRECISIONS[precision])
-        return io.NodeOutput(ui=told(cls, f"Saved as {path}"))
+        return io.NodeOutput(ui=ui.PreviewText(f"Saved as {path}"))

@@ -20,7 +20,7 @@ from ..cnet_core.training.pictures import HintKind, fitted
 from ..cnet_core.training.validate import contact_sheet, spread_over, validate
 from . import host
 from .annotate import own_inputs
-from .inputs import chosen, told
+from .inputs import chosen
 
 DatasetType = io.Custom("CNET_DATASET")
 CacheType = io.Custom("CNET_CACHE")
@@ -57,7 +57,6 @@ class TrainingData(io.ComfyNode):
             ),
             search_aliases=["dataset", "train controlnet", "load training images", "captions"],
             has_intermediate_output=True,
-            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.DynamicCombo.Input(
                     "source",
@@ -153,7 +152,7 @@ class TrainingData(io.ComfyNode):
         if not skip_broken or not report.sound:
             report.raise_if_unfit()
         text, sheet = report.to_text(), _sheet(sound, maker, preparation)
-        shown = {**ui.PreviewImage(sheet).as_dict(), **told(cls, text).as_dict()}
+        shown = {**ui.PreviewImage(sheet).as_dict(), **ui.PreviewText(text).as_dict()}
         return io.NodeOutput(TrainingSet(sound, preparation, maker), text, sheet, ui=shown)
 
 
@@ -171,7 +170,6 @@ class CacheTrainingData(io.ComfyNode):
             ),
             search_aliases=["cache latents", "encode dataset", "train controlnet", "text embeddings"],
             has_intermediate_output=True,
-            hidden=[io.Hidden.unique_id],
             inputs=[
                 DatasetType.Input("data", tooltip="From Training Data."),
                 io.Vae.Input("vae", tooltip="The VAE of the model that the ControlNet is trained for."),
@@ -209,7 +207,7 @@ class CacheTrainingData(io.ComfyNode):
         )
         _CACHES.note(cache.folder, cache.folder.glob("*.*"))
         said.append(f"{len(cache)} examples in {cache.folder}, data {cache.manifest.data_hash}")
-        return io.NodeOutput(cache, ui=told(cls, "\n".join(said)))
+        return io.NodeOutput(cache, ui=ui.PreviewText("\n".join(said)))
 
 
 def _folder_input() -> io.Input:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import sys
 from typing import Any
 
@@ -12,14 +11,8 @@ class PromptServer:
 
     instance: Any
 
-    def __init__(self) -> None:
-        # By node, the last one.
-        self.said: dict[str, str] = {}
-
     def send_progress_text(self, text: str, node_id: str, sid: str | None = None) -> None:
-        """Show a text on a node; like browsers, it takes the text for HTML."""
-        text = html.unescape(text)
-        self.said[node_id] = text
+        """Show a text on a node."""
         print(f"{node_id}: {text}", file=sys.stderr)
 
 

@@ -6,7 +6,7 @@ need not be computed at each step; control, lllite, reference: those of the pack
 those that the host made; merged: several as one; tiles: parts of hints, as samplers cut them; overlap:
 networks beside the UNet's encoder; recording: a merge that remembers its answers. sampling: the host's
 samplers. annotators: their networks and downloads. encoding: training data by the host's VAE and CLIP;
-training: ControlNets for the loaded model. telling: what nodes say on themselves.
+training: ControlNets for the loaded model.
 """
 
 from .annotators import ANNOTATOR_DTYPES, annotation_progress, annotator_network, blocked, fetch_annotator
@@ -37,7 +37,6 @@ from .reference import ReferenceControl
 from .reusing import ResidualControl
 from .sampling import SAMPLERS, SCHEDULERS, noise_levels, sample_first, sigma_at
 from .steered import Steered
-from .telling import tell
 from .training import (
     TrainingProgress,
     latent_scale,
@@ -95,7 +94,6 @@ __all__ = [
     "result_device",
     "sample_first",
     "sigma_at",
-    "tell",
     "trained_control",
     "training_base",
     "training_config",

@@ -15,6 +15,7 @@ import comfy.model_management
 import comfy.utils
 import torch
 import torch.nn.functional as F
+from server import PromptServer
 from torch import Tensor
 
 from ...cnet_core.checkpoints import check_base, open_control
@@ -35,7 +36,6 @@ from .models import (
     patched_tensors,
     place_of_work,
 )
-from .telling import tell
 
 _PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 _PREFIX = "diffusion_model."
@@ -188,7 +188,11 @@ class TrainingProgress:
         self.show(text)
 
     def show(self, text: str) -> None:
-        tell(self.node, text)
+        # Without an id or a server nothing is shown.
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and self.node is not None:
+            # Names of files need not be Unicode, which the host's messages are.
+            server.send_progress_text(text.encode("utf-8", "backslashreplace").decode(), self.node)
 
     def __call__(self, report: Report) -> None:
         preview = None

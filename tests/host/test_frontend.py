@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from .hosting import WORKFLOWS, Host, api_prompt, host_label, minihost, workflow_file
 
@@ -36,6 +38,14 @@ CHOOSE = """([type, name, choice]) => {
     widget.value = choice;
     widget.callback?.(choice);
     return null;
+}"""
+# One node in place of all others, that inspects this file.
+ONLY_INSPECT = """file => {
+    window.app.graph.clear();
+    const node = window.LiteGraph.createNode('CNetInspect');
+    node.size = [500, 500];
+    node.widgets.find(widget => widget.name === 'file_name').value = file;
+    window.app.graph.add(node);
 }"""
 UNKNOWN_NODES = """() => window.app.graph.nodes
     .filter(node => node.has_errors || !(node.type in window.LiteGraph.registered_node_types))
@@ -252,6 +262,33 @@ def test_the_settings_of_annotate_follow_its_choice(page: Page, host: Host, comp
     run_until_shown(page, "CNetAnnotate")
     assert [384, 384] in [shape for node, *shape in page.evaluate(PICTURES) if node == "CNetAnnotate"]
     assert complaints == []
+
+
+@pytest.mark.parametrize("nodes_2", [False, True])
+def test_a_strangers_text_is_shown_as_it_stands(page: Page, host: Host, nodes_2: bool) -> None:
+    said = {"title": "<lora:foo:1> & <b>bold</b>", "link": "[[click|https://example.org]]"}
+    save_file({"w": torch.zeros(1)}, host.base / "models" / "controlnet" / "frontend_words.safetensors", said)
+    page.reload()
+    page.wait_for_function(READY, timeout=120_000)
+    page.evaluate(NODES_2, nodes_2)
+    try:
+        page.evaluate(LOAD, json.loads(workflow_file("pose").read_text()))
+        page.evaluate(ONLY_INSPECT, "frontend_words.safetensors")
+        page.wait_for_timeout(500)
+        page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        page.wait_for_timeout(1500)
+        kind, detail = run_to_the_end(page, 60_000)
+        assert kind == "execution_success", detail
+        page.wait_for_timeout(3000)
+        screenshot(page, host, f"words-{nodes_2}")
+        for text in said.values():
+            page.get_by_text(text).filter(visible=True).first.wait_for(timeout=20_000)
+        screenshot(page, host, f"words-{nodes_2}")
+        # Frontends make links of addresses, but none of another label.
+        links = page.locator("a[href*='example.org']").all()
+        assert [link.inner_text().rstrip("/") for link in links] == ["https://example.org"] * len(links)
+    finally:
+        page.evaluate(NODES_2, False)
 
 
 def test_an_error_is_shown_in_the_frontends_dialog(page: Page, host: Host) -> None:

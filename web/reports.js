@@ -1,0 +1,40 @@
+// What a node of the pack reports, on the node: browsers show such texts of the host's own nodes only.
+
+import { app } from "../../scripts/app.js";
+
+const NAME = "report";
+const STYLE = {
+    boxSizing: "border-box", padding: "4px 8px", borderRadius: "4px", overflowY: "auto",
+    // With spaces and lines as they are: reports have columns.
+    whiteSpace: "pre-wrap", overflowWrap: "anywhere", font: "11px/1.4 ui-monospace, monospace",
+    userSelect: "text", cursor: "text", background: "var(--comfy-input-bg)", color: "var(--input-text)",
+};
+const LEAST = 60;
+
+function show(node, text) {
+    let widget = node.widgets?.find(widget => widget.name === NAME);
+    if (!widget) {
+        const element = document.createElement("div");
+        Object.assign(element.style, STYLE);
+        widget = node.addDOMWidget(NAME, "cnet_report", element, { serialize: false, getMinHeight: () => LEAST });
+        // Neither in the prompt nor in the saved workflow.
+        widget.serialize = false;
+        const [width, height] = node.computeSize();
+        node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
+    }
+    // As text, never as HTML: files and metadata of strangers are named in it.
+    widget.element.textContent = text;
+    node.setDirtyCanvas(true, true);
+}
+
+app.registerExtension({
+    name: "cnet.reports",
+    beforeRegisterNodeDef(nodeType, definition) {
+        if (!definition.name.startsWith("CNet")) return;
+        const executed = nodeType.prototype.onExecuted;
+        nodeType.prototype.onExecuted = function (output) {
+            executed?.apply(this, arguments);
+            if (output?.text) show(this, output.text.join("\n"));
+        };
+    },
+});
