@@ -210,8 +210,8 @@ def _train(
     """What was said before it began, and the file with the trained network."""
     config, device = host.training_config(model), model.load_device
     source = CachedSource(cache, config, host.latent_scale(model), net.hint_channels)
-    size = cache.manifest.largest
-    settings, needed = settings_of(memory, config, size, net.hint_widths, device.type, **values)
+    size, tokens = cache.manifest.largest, cache.tokens
+    settings, needed = settings_of(memory, config, size, net.hint_widths, tokens, device.type, **values)
     settings = replace(settings, prediction=host.prediction_of(model))
     said = stated(memory, settings, needed)
     progress.say(said)

@@ -75,13 +75,14 @@ def settings_of(
     config: UNetConfig,
     size: tuple[int, int],
     hint_widths: tuple[int, ...],
+    tokens: int,
     device: str,
     **values: Any,
 ) -> tuple[Settings, Estimate]:
     """What the node's inputs say, and the memory that it takes.
 
-    size: height and width of the largest pictures; device: its type; values: of Settings, by name. Raises
-    TrainingError.
+    size: height and width of the largest pictures; tokens: of the longest text; device: its type; values: of
+    Settings, by name. Raises TrainingError.
     """
     chosen = dict(memory)
     name = chosen.pop("memory")
@@ -90,13 +91,13 @@ def settings_of(
     if name == OWN:
         settings = Settings(**values, **chosen)
     else:
-        settings = preset(name, config, Settings(**values), *size, hint_widths)
+        settings = preset(name, config, Settings(**values), *size, hint_widths, tokens)
         # Made for CUDA: others have no 8-bit optimizer, and processors are slow in any precision but fp32.
         if device != "cuda":
             settings = replace(settings, optimizer="adamw")
         if device == "cpu":
             settings = replace(settings, precision="fp32")
-    return settings, estimate(config, settings, *size, hint_widths)
+    return settings, estimate(config, settings, *size, hint_widths, tokens)
 
 
 def stated(memory: dict[str, Any], settings: Settings, found: Estimate) -> str:

@@ -10,12 +10,20 @@ from torch import Tensor
 from cnet_core.checkpoints.load import write_tensors
 from cnet_core.checkpoints.read import read_state_dict
 from cnet_core.training.batches import Batch
-from cnet_core.training.order import batches_of_epoch, mixed
+from cnet_core.training.order import mixed
 from demo.train import FIRST_TRAINING_SEED, HINTS
 
 from .lab import Lab, scenes_of
 
 SHARD = 1000
+
+
+def batches_of_epoch(count: int, rows: int, seed: int) -> list[list[int]]:
+    """Every one of `count` scenes, the last batch filled up from the first."""
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(count, generator=generator).tolist()
+    made = [[shuffled[(i + row) % count] for row in range(rows)] for i in range(0, count, rows)]
+    return [made[i] for i in torch.randperm(len(made), generator=generator).tolist()]
 
 
 class Pairs:
@@ -64,7 +72,7 @@ class Pairs:
         turn, place = divmod(place, -(-size // rows))
         generator = torch.Generator().manual_seed(mixed(seed, epoch, 6))
         number = int(torch.randperm(self.count // size, generator=generator)[turn])
-        batches = self.order((0,) * size, rows, mixed(seed, number), epoch)
+        batches = self.order(size, rows, mixed(mixed(seed, number), epoch))
         return [number * size + one for one in batches[place]]
 
     def batch(self, index: int, rows: int, seed: int, drop: float) -> Batch:

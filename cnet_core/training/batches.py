@@ -49,7 +49,8 @@ class Source(Protocol):
 
         A pure function of its arguments, so that a resumed training reads what the interrupted one would
         have, and several processes each take their own numbers: step s of a training of P processes that
-        accumulate A batches reads (s * A + a) * P + p. All examples of an epoch come before the next one's.
+        accumulate A batches reads (s * A + a) * P + p. In the long run all examples come equally often; of
+        batches of one row, each once before any comes again.
         drop: the share of captions that are replaced by the empty prompt, drawn anew for each index.
         """
         ...

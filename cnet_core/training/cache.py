@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -130,6 +131,16 @@ class Cache:
     def __len__(self) -> int:
         return len(self.manifest.examples)
 
+    @cached_property
+    def text_lengths(self) -> dict[str, int]:
+        """Of each text, by its key, the number of tokens."""
+        return self.texts.lengths("context")
+
+    @property
+    def tokens(self) -> int:
+        """Of the longest text."""
+        return max(self.text_lengths[example.text] for example in self.manifest.examples)
+
     def latent(self, example: Example) -> tuple[Tensor, Tensor | None]:
         """Mean [C,h,w] in fp32 of the unscaled latents, and their standard deviation if they have one."""
         mean, std = (self.latents.get(example.latent, part) for part in ("mean", "std"))
@@ -196,14 +207,16 @@ def build(
                 progress(0, total)
                 context, pooled = encoders.text(caption)
                 parts = {"context": context, "pooled": pooled}
-                written.add(key, {name: t.half() for name, t in parts.items() if t is not None})
+                read = {name: t.half() for name, t in parts.items() if t is not None}
+                written.add(key, _numbers(read, f"the caption {caption!r}", "CLIP"))
         for pair in dataset.pairs:
             for prepared in _prepared(pair, preparation, sizes, encoders.latent_id, hint_maker):
                 progress(len(examples), total)
                 if latents.lacks(prepared.latent):
                     mean, std = encoders.latent(_floats(prepared.image()))
                     parts = {"mean": mean.float(), "std": None if std is None else std.half()}
-                    latents.add(prepared.latent, {name: t for name, t in parts.items() if t is not None})
+                    drawn = {name: t for name, t in parts.items() if t is not None}
+                    latents.add(prepared.latent, _numbers(drawn, pair.name, "VAE"))
                 if hints.lacks(prepared.hint):
                     hints.add(prepared.hint, {"hint": torch.from_numpy(prepared.control())})
                 examples.append(prepared.example(texts[pair.caption]))
@@ -235,6 +248,17 @@ def _check_owned(manifest: Path) -> None:
             f"{manifest} is no cache's, or damaged, and would be written over. Choose another folder, or "
             "delete it."
         )
+
+
+def _numbers(parts: dict[str, Tensor], what: str, encoder: str) -> dict[str, Tensor]:
+    """What was encoded; raises DataError where it is no numbers, which spoil every step that reads them."""
+    if not all(part.isfinite().all() for part in parts.values()):
+        raise DataError(
+            f"what the {encoder} made of {what} are no numbers (NaN or infinity), as happens in half "
+            f"precision. Run the {encoder} in fp32 (ComfyUI's options --fp32-vae and --fp32-text-enc), or "
+            "take this out."
+        )
+    return parts
 
 
 def _captions(dataset: Dataset) -> list[str]:

@@ -170,15 +170,23 @@ def _decoded(path: Path) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Check the file.") from error
+    # Without its mark UTF-16 may be valid UTF-8, with a zero at every other place.
+    wide = raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        guess = "UTF-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "WINDOWS-1252"
-        raise DataError(
-            f"{path} is not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start}); it looks like "
-            f"{guess}. Save it as UTF-8, in an editor (Notepad: Save as, Encoding) or by: "
-            f"iconv -f {guess} -t UTF-8 {path.name} > mended"
-        ) from error
+        place = error.start
+    else:
+        if not wide:
+            return text
+        place = raw.index(b"\0")
+    guess = "UTF-16" if wide else "WINDOWS-1252"
+    found = f"looks like {guess}" if wide else f"may be {guess}, or another encoding of its language"
+    raise DataError(
+        f"{path} is not UTF-8 (byte 0x{raw[place]:02x} at position {place}); it {found}. Save it as UTF-8, "
+        f"in an editor (Notepad: Save as, Encoding) or, from {guess}, by: "
+        f"iconv -f {guess} -t UTF-8 {path.name} > mended"
+    )
 
 
 def _files_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
@@ -213,8 +221,10 @@ class _ByStem:
 def _from_names(folder: Path, hints_made: bool) -> Dataset:
     problems: list[Problem] = []
     images, hints, captions = _ByStem(problems), _ByStem(problems), _ByStem(problems)
+    # Whatever the case, as on Windows.
+    folders = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
     inside = {
-        kind: next((folder / name for name in names if (folder / name).is_dir()), None)
+        kind: next((folders[name] for name in names if name in folders), None)
         for kind, names in _FOLDERS.items()
     }
     pictures, apart = inside["image"] or folder, inside["hint"]

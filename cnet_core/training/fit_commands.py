@@ -157,9 +157,9 @@ def _with_preset(plan: Plan, settings: Settings, config: UNetConfig, cache: Cach
             f"memory says how large the graphics card is, but torch sees none{built}; leave it out, or "
             "install a torch that sees it."
         )
-    size = cache.manifest.largest
-    settings = plan.settled(asdict(preset(f"{plan.memory} GB", config, settings, *size)))
-    print(f"memory: {estimate(config, settings, *size)}", file=sys.stderr)
+    size, tokens = cache.manifest.largest, cache.tokens
+    settings = plan.settled(asdict(preset(f"{plan.memory} GB", config, settings, *size, tokens=tokens)))
+    print(f"memory: {estimate(config, settings, *size, tokens=tokens)}", file=sys.stderr)
     return settings
 
 

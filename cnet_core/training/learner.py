@@ -22,8 +22,10 @@ from .step import Trainee, draw, losses, moved
 
 # For a training that has run away.
 _MEND = (
-    "The states on disk are from before. Export the network and train it further, as the initial ControlNet "
-    "of a new training, with a smaller learning rate, or with bf16 in place of fp16."
+    "Train with a smaller learning rate, or with bf16 in place of fp16. What was learnt up to the newest "
+    "state on disk, if there is one, can be had, and trained further as the initial ControlNet of a new "
+    "training: in the shell by export, in the graph by setting the steps to that state's number and running "
+    "it again."
 )
 
 # Of the loss in fp16: it begins at 65536 and halves at each step whose gradients overflow.

@@ -83,7 +83,7 @@ def fit(
 def _check_owned(folder: Path) -> None:
     """Raise TrainingError where files of the names that are written here are not a training's."""
     for name in (CURVES, HISTORY):
-        if (folder / name).exists() and not (folder / STATES).is_dir():
+        if (folder / name).is_file() and not (folder / STATES).is_dir():
             raise TrainingError(
                 f"{folder / name} is there, but no states of a training, so that it may be another file that "
                 "would be written over. Choose another folder, or delete it; nothing was trained."
@@ -186,6 +186,11 @@ class _Run:
 
     def go_on(self) -> None:
         state, problems = self.states.newest()
+        if state is None and problems:
+            raise TrainingError(
+                f"none of the states in {self.states.folder} can be read, so there is nothing to go on from. "
+                f"Begin anew in another folder, or remove this one. {problems[0]}"
+            )
         for problem in problems:
             self.say(problem)
         if state is None:

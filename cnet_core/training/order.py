@@ -3,25 +3,26 @@
 from collections.abc import Hashable, Sequence
 
 import torch
+from torch import Tensor
 
 
-def batches_of_epoch(buckets: Sequence[Hashable], batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """Every example once, in batches of one bucket each; all in an order that seed and epoch fix.
+def batches_of_round(buckets: Sequence[Hashable], batch: int, seed: int, number: int) -> Tensor:
+    """Batches [N,batch] of N examples, each of one bucket; seed and the round's number fix all.
 
-    buckets: of each example. A bucket's last batch is filled up from that bucket's beginning, so that all
-    batches are of one size: a bucket of fewer examples than `batch` repeats them.
+    Every example comes `batch` times, so that none counts more than another, however small its bucket is. A
+    bucket's passes through its examples follow one another without a break, and its batches are spread over
+    the round. buckets: of each example.
     """
-    generator = torch.Generator().manual_seed(mixed(seed, epoch))
+    generator = torch.Generator().manual_seed(mixed(seed, number))
     members: dict[Hashable, list[int]] = {}
     for index, bucket in enumerate(buckets):
         members.setdefault(bucket, []).append(index)
-    made = []
+    made, times = [], []
     for own in members.values():
-        shuffled = [own[i] for i in torch.randperm(len(own), generator=generator).tolist()]
-        count = -(-len(own) // batch) * batch
-        filled = [shuffled[i % len(own)] for i in range(count)]
-        made += [filled[i : i + batch] for i in range(0, count, batch)]
-    return [made[i] for i in torch.randperm(len(made), generator=generator).tolist()]
+        passes = torch.cat([torch.randperm(len(own), generator=generator) for _ in range(batch)])
+        made.append(torch.tensor(own)[passes].view(-1, batch))
+        times.append((torch.arange(len(own)) + torch.rand(len(own), generator=generator)) / len(own))
+    return torch.cat(made)[torch.cat(times).argsort(stable=True)]
 
 
 def mixed(*numbers: int) -> int:

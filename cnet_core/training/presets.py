@@ -27,9 +27,12 @@ from .step import PRECISIONS, Trainee
 
 GB = 1e9
 PRESETS = {"8 GB": 8 * GB, "12 GB": 12 * GB, "16 GB": 16 * GB, "24 GB": 24 * GB}
+# Of a text that CLIP reads at once.
+TOKENS = 77
 # Examples per optimizer step of every preset.
 _EXAMPLES = 8
-# Ways to train, the fastest first. All give the same but for the 8-bit optimizer's rounding.
+# Ways to train, the fastest first. A step of each learns from as many examples; which go together differs
+# where pictures are of several shapes.
 _WAYS: tuple[dict[str, Any], ...] = tuple(
     {"optimizer": optimizer, "recompute": recompute, "batch": batch, "accumulation": _EXAMPLES // batch}
     for optimizer in ("adamw", "adamw8bit")
@@ -70,10 +73,11 @@ def preset(
     height: int = 512,
     width: int = 512,
     hint_widths: tuple[int, ...] = HINT_WIDTHS,
+    tokens: int = TOKENS,
 ) -> Settings:
     """The fastest settings whose estimate fits a card of PRESETS, for a base and pictures of a size.
 
-    settings: all else. Raises TrainingError if nothing fits.
+    settings: all else; tokens: of the longest text. Raises TrainingError if nothing fits.
     """
     if name not in PRESETS:
         raise TrainingError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
@@ -89,11 +93,11 @@ def preset(
             continue
         key = tried.recompute, tried.batch
         if key not in activations:
-            activations[key] = _activations(config, tried, height, width, hint_widths)
+            activations[key] = _activations(config, tried, height, width, hint_widths, tokens)
         if activations[key] <= left:
             return tried
     # The last way takes the least.
-    least = estimate(config, tried, height, width, hint_widths)
+    least = estimate(config, tried, height, width, hint_widths, tokens)
     smaller = "" if settings.rank else " A Control-LoRA (rank 128) takes much less."
     raise TrainingError(
         f"a ControlNet for {base_name(config)} at {width}x{height} does not fit {name}: at least "
@@ -107,9 +111,11 @@ def estimate(
     height: int = 512,
     width: int = 512,
     hint_widths: tuple[int, ...] = HINT_WIDTHS,
+    tokens: int = TOKENS,
 ) -> Estimate:
-    """Memory of a training on pictures of height x width, the base in the training's own precision."""
-    used = _activations(config, settings, height, width, hint_widths)
+    """Memory of a training on pictures of height x width and texts of so many tokens, the base in the
+    training's own precision."""
+    used = _activations(config, settings, height, width, hint_widths, tokens)
     return replace(_weights(config, settings, hint_widths), activations=used)
 
 
@@ -136,7 +142,7 @@ def _networks(
 
 
 def _activations(
-    config: UNetConfig, settings: Settings, height: int, width: int, hint_widths: tuple[int, ...]
+    config: UNetConfig, settings: Settings, height: int, width: int, hint_widths: tuple[int, ...], tokens: int
 ) -> float:
     """What the backward pass keeps of one forward pass."""
     base, net = _networks(config, settings, hint_widths)
@@ -148,7 +154,7 @@ def _activations(
     with torch.device("meta"), counter.counting():
         x = torch.empty(rows, config.in_channels, height // 8, width // 8)
         hints = torch.empty(rows, 3, height, width)
-        timesteps, context = torch.empty(rows), torch.empty(rows, 77, config.context_dim)
+        timesteps, context = torch.empty(rows), torch.empty(rows, tokens, config.context_dim)
         y = None if config.adm_in_channels is None else torch.empty(rows, config.adm_in_channels)
         *down, mid = trainee(x, hints, timesteps, context, y)
         residuals = Residuals(down, mid).each(lambda t: t.to(low))

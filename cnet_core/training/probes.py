@@ -1,10 +1,11 @@
 """Pictures drawn while a training runs, always from the same noise: does the network follow its hints yet?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..fidelity import canny_edges, edge_f1
@@ -37,16 +38,25 @@ def measure_for(hint_kind: str) -> Measure:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """pictures, hints: [B,H,W,3] in 0..1; fidelity: mean over the pictures, 0..1."""
+    """pictures, hints: each [H,W,3] in 0..1; fidelity: mean over the pictures, 0..1."""
 
-    pictures: Tensor
-    hints: Tensor
+    pictures: Sequence[Tensor]
+    hints: Sequence[Tensor]
     fidelity: float
 
     def sheet(self) -> Tensor:
-        """The hints in one row, the pictures below them: [1,2H,B*W,3]."""
-        rows = [torch.cat(list(images), dim=1) for images in (self.hints, self.pictures)]
-        return torch.cat(rows)[None]
+        """The hints in one row, the pictures below them, [1,2H,B*W,3], in fields of the largest's sides."""
+        height, width = (max(picture.shape[axis] for picture in self.pictures) for axis in (0, 1))
+
+        def row(images: Sequence[Tensor]) -> Tensor:
+            sides = [(width - image.shape[1], height - len(image)) for image in images]
+            padded = [
+                F.pad(image, (0, 0, 0, right, 0, below), value=1.0)
+                for image, (right, below) in zip(images, sides, strict=True)
+            ]
+            return torch.cat(padded, dim=1)
+
+        return torch.cat([row(self.hints), row(self.pictures)])[None]
 
 
 class Prober:
@@ -66,30 +76,37 @@ class Prober:
     ):
         self.base, self.settings, self.decode = base, settings, decode
         self.measure = measure or measure_for(source.facts.get("hint_kind", ""))
-        rows, seed = min(settings.probes, len(source)), settings.seed
-        self.cond, self.uncond = (source.batch(0, rows, seed, drop) for drop in (0.0, 1.0))
-        self.true = self.decode(self.cond.latents)
+        # One by one, for they may be of several sizes; so the first batches are of different examples.
+        batches = [
+            [source.batch(i, 1, settings.seed, drop) for drop in (0.0, 1.0)]
+            for i in range(min(settings.probes, len(source)))
+        ]
+        self.examples = [(cond, uncond, self.decode(cond.latents)) for cond, uncond in batches]
 
     @torch.no_grad()
     def draw(self, control: Control) -> Probe:
         """Sampled by DDIM (arXiv 2010.02502) without noise, with guidance."""
         device = next(self.base.parameters()).device
-        cond, uncond = moved(self.cond, device), moved(self.uncond, device)
         generator = torch.Generator().manual_seed(mixed(self.settings.seed, 3))
-        x = torch.randn(cond.latents.shape, generator=generator).to(device)
         times = torch.linspace(TIMESTEPS - 1, 0, STEPS).round().long().tolist()
-        for time, later in zip(times, [*times[1:], None], strict=True):
-            clean, noise = self._guided(control, x, cond, uncond, time)
-            if later is None:
-                x = clean
-            else:
-                alpha, sigma = alpha_sigma(torch.tensor([later], device=device))
-                x = alpha * clean + sigma * noise
-        pictures = self.decode(x).float().cpu()
-        hints = cond.hints.float().div(255 if cond.hints.dtype == torch.uint8 else 1).cpu().movedim(1, -1)
-        hints = hints.expand(*hints.shape[:3], 3)
-        rows = zip(pictures.numpy(), hints.numpy(), self.true.float().cpu().numpy(), strict=True)
-        return Probe(pictures, hints, float(np.mean([self.measure(*row) for row in rows])))
+        pictures, hints, found = [], [], []
+        for *both, true in self.examples:
+            cond, uncond = (moved(batch, device) for batch in both)
+            x = torch.randn(cond.latents.shape, generator=generator).to(device)
+            for time, later in zip(times, [*times[1:], None], strict=True):
+                clean, noise = self._guided(control, x, cond, uncond, time)
+                if later is None:
+                    x = clean
+                else:
+                    alpha, sigma = alpha_sigma(torch.tensor([later], device=device))
+                    x = alpha * clean + sigma * noise
+            scale = 255 if cond.hints.dtype == torch.uint8 else 1
+            hint = cond.hints[0].float().div(scale).cpu().movedim(0, -1)
+            pictures.append(self.decode(x)[0].float().cpu())
+            hints.append(hint.expand(*hint.shape[:2], 3))
+            row = (pictures[-1], hints[-1], true[0].float().cpu())
+            found.append(self.measure(*(image.numpy() for image in row)))
+        return Probe(pictures, hints, float(np.mean(found)))
 
     def _guided(
         self, control: Control, x: Tensor, cond: Batch, uncond: Batch, time: int

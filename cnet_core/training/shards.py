@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -106,6 +106,20 @@ class Shards:
     def __contains__(self, key: str) -> bool:
         return key in self._keys
 
+    def lengths(self, part: str) -> dict[str, int]:
+        """The first side of this part of each entry that has it; no values are read.
+
+        Raises DataError for a shard that cannot be read.
+        """
+        found = {}
+        for path in sorted(set(self._where.values())):
+            with _reading(path), safe_open(path, "pt") as file:
+                for name in list(file.keys()):
+                    key, _, own = name.rpartition(".")
+                    if own == part:
+                        found[key] = file.get_slice(name).get_shape()[0]
+        return found
+
     def add(self, entries: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Write entries as one shard, named by their keys. Raises DataError if it cannot be written."""
         tensors = {
@@ -129,14 +143,20 @@ class Shards:
         path = self._where.get(name)
         if path is None:
             return None
-        try:
-            with safe_open(path, "pt") as file:
-                # What the file gives is part of its mapping.
-                return file.get_tensor(name).clone()
-        except (SafetensorError, FileNotFoundError) as error:
-            raise DataError(f"{path} is damaged: {error}. Cache the data again, which mends it.") from error
-        except (OSError, RuntimeError, MemoryError) as error:
-            raise _unread(path, error) from error
+        with _reading(path), safe_open(path, "pt") as file:
+            # What the file gives is part of its mapping.
+            return file.get_tensor(name).clone()
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what goes wrong with a shard that was whole when it was found into a DataError about it."""
+    try:
+        yield
+    except (SafetensorError, FileNotFoundError) as error:
+        raise DataError(f"{path} is damaged: {error}. Cache the data again, which mends it.") from error
+    except (OSError, RuntimeError, MemoryError) as error:
+        raise _unread(path, error) from error
 
 
 def _unread(path: Path, error: Exception) -> DataError:

@@ -1,7 +1,7 @@
 """A cache as what training reads: batches that depend on their number and a seed alone."""
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from ..networks.blocks import timestep_embedding
 from ..networks.config import UNetConfig
 from .batches import Batch
 from .cache import Cache, Example
-from .order import batches_of_epoch, mixed
+from .order import batches_of_round, mixed
 
 # SDXL's vector condition is the pooled text and six numbers of so many channels each.
 _SIZE_CHANNELS = 256
@@ -44,7 +44,10 @@ class CachedSource:
         self.hint_channels = hint_channels
         self.examples = cache.manifest.examples
         self._check_family()
-        self._epoch = lru_cache(4)(self._batches_of_epoch)
+        # Only texts of one length go together: others would be repeated to their least common multiple.
+        lengths = cache.text_lengths
+        buckets = [(e.width, e.height, lengths[e.text]) for e in self.examples]
+        self._round = lru_cache(4)(partial(batches_of_round, buckets))
 
     def _check_family(self) -> None:
         latents = self.cache.latent(self.examples[0])[0].shape[0]
@@ -80,13 +83,10 @@ class CachedSource:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def _batches_of_epoch(self, rows: int, seed: int, epoch: int) -> list[list[int]]:
-        return batches_of_epoch([(e.width, e.height) for e in self.examples], rows, seed, epoch)
-
     def batch(self, index: int, rows: int, seed: int, drop: float) -> Batch:
         """As `batches.Source` says; each row draws its latent and its caption's fate by its own seed."""
-        epoch, number = divmod(index, len(self._epoch(rows, seed, 0)))
-        chosen = [self.examples[i] for i in self._epoch(rows, seed, epoch)[number]]
+        number, place = divmod(index, len(self))
+        chosen = [self.examples[i] for i in self._round(rows, seed, number)[place].tolist()]
         latents, texts, dropped = [], [], []
         for row, example in enumerate(chosen):
             generator = torch.Generator().manual_seed(mixed(seed, index, row))
@@ -130,6 +130,7 @@ def size_condition(pooled: Tensor, sizes: tuple[int, int, int, int, int, int]) -
 
 
 def _same_length(contexts: list[Tensor]) -> Tensor:
-    """Contexts [N,D] of several lengths as one [B,M,D]: repeated, which changes no attention to them."""
+    """Contexts [N,D] of one length, and of the empty prompt, as one [B,M,D]: repeated, which changes no
+    attention to them."""
     length = math.lcm(*(context.shape[0] for context in contexts))
     return torch.stack([context.repeat(length // context.shape[0], 1) for context in contexts])

@@ -43,14 +43,16 @@ class States:
     def write(self, state: State) -> Path:
         """Write one more, then remove the oldest beyond `keep`.
 
-        Raises TrainingError if it cannot be written; those that are there stay.
+        Those of later steps are damaged, or they would have been gone on from; they do not count. Raises
+        TrainingError if it cannot be written; those that are there stay.
         """
         path = self.folder / f"step-{state.step:08}.safetensors"
         facts = json.dumps({**state.facts, "step": state.step})
         with writing(path):
             write_tensors(path, state.tensors, {_FACTS: facts})
         # With what a killed process left behind of a state that it was writing.
-        for old in (*self.paths()[: -self.keep], *self.folder.glob(".step-*.tmp")):
+        counted = [other for other in self.paths() if other.name <= path.name]
+        for old in (*counted[: -self.keep], *self.folder.glob(".step-*.tmp")):
             # Never worth an end of the training.
             with contextlib.suppress(OSError):
                 old.unlink()

@@ -14,10 +14,12 @@ from ..errors import DataError
 from .buckets import bucket_of, buckets
 from .cache import Preparation
 from .data import Dataset, Pair, Problem
-from .pictures import fitted, mirrored_hint
+from .pictures import fitted, mirrored_hint, window
 
 # Rows or columns that rounding may cost when a hint is made in another size than its picture.
 _SAME_SHAPE = 0.02
+# The share of a picture whose loss is worth a note.
+_MUCH = 1 / 3
 _NAMED = 20
 
 
@@ -127,6 +129,13 @@ def _look(
     if width < bucket[0] or height < bucket[1]:
         message = f"the picture is {width}x{height} and will be enlarged to {bucket[0]}x{bucket[1]}."
         problems.append(Problem("size", pair.name, message, fatal=False))
+    _, _, wide, high = window(width, height, *bucket)
+    lost = 1 - wide * high / (width * height)
+    if lost > _MUCH:
+        message = (
+            f"of the picture, {width}x{height}, {100 * lost:.0f} % are cut off for {bucket[0]}x{bucket[1]}."
+        )
+        problems.append(Problem("aspect", pair.name, message, fatal=False))
     if hint is None or hints_made or hint.shape[:2] == image.shape[:2]:
         return bucket, problems
     high, wide = hint.shape[:2]

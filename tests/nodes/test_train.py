@@ -147,7 +147,7 @@ def _host(nodes: dict[str, Any]) -> Any:
 
 
 class Interrupting:
-    """A VAE at whose `at`-th decoding the user cancels; the first decoding is of the true pictures."""
+    """A VAE at whose `at`-th decoding the user cancels; the first decodings are of the true pictures."""
 
     def __init__(self, vae: Any, at: int):
         self.vae, self.at, self.patcher = vae, at, vae.patcher
@@ -163,7 +163,8 @@ def test_cancelled_and_run_again_it_ends_as_if_it_had_not_been(folders, train, m
     before = hashed(model[0])
     train("training/straight", vae=model[2], probe_every=2)
     with pytest.raises(InterruptProcessingException):
-        train(vae=Interrupting(model[2], 3), probe_every=2)
+        # Two true pictures, and two drawn before the first step.
+        train(vae=Interrupting(model[2], 5), probe_every=2)
     states = sorted((folders / "output" / "training" / "run" / "states").iterdir())
     assert [path.stem for path in states] == ["step-00000002"]
     assert hashed(model[0]) == before and not results(folders)
@@ -215,7 +216,7 @@ def test_presets_state_their_estimate_before_they_begin(train, capsys):
 )
 def test_presets_take_what_the_device_can_and_state_what_that_takes(nodes, device, optimizer, precision):
     settings_of = sys.modules[nodes["CNetTrain"].__module__].settings_of
-    settings, found = settings_of({"memory": "8 GB"}, SD15, (64, 64), HINT_WIDTHS, device)
+    settings, found = settings_of({"memory": "8 GB"}, SD15, (64, 64), HINT_WIDTHS, 77, device)
     assert (settings.optimizer, settings.precision) == (optimizer, precision)
     assert str(found) == str(estimate(SD15, Settings(**asdict(settings)), 64, 64))
 

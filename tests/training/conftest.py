@@ -8,7 +8,7 @@ from cnet_core.networks.unet import UNet
 from cnet_core.training.batches import Batch
 from cnet_core.training.config import Settings
 from cnet_core.training.learner import Learner
-from cnet_core.training.order import batches_of_epoch, mixed
+from cnet_core.training.order import batches_of_round, mixed
 from cnet_core.training.start import trainable
 
 CONFIG = UNetConfig(16, (1, 2), (1, 1), (1, 0), context_dim=8, num_heads=2, norm_groups=4)
@@ -51,9 +51,8 @@ class Memory:
         return len(self.latents)
 
     def batch(self, index: int, rows: int, seed: int, drop: float) -> Batch:
-        per_epoch = len(batches_of_epoch([0] * len(self), rows, seed, 0))
-        epoch, number = divmod(index, per_epoch)
-        chosen = batches_of_epoch([0] * len(self), rows, seed, epoch)[number]
+        number, place = divmod(index, len(self))
+        chosen = batches_of_round([0] * len(self), rows, seed, number)[place].tolist()
         generator = torch.Generator().manual_seed(mixed(seed, index))
         dropped = torch.rand(rows, generator=generator) < drop
         context = self.context[chosen].clone()

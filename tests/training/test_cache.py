@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from cnet_core.training import shards as sharding
 from cnet_core.training.cache import Cache, HintMaker, Preparation, build
 from cnet_core.training.data import Dataset, from_batch, read_folder
 from cnet_core.training.encoders import MiniEncoders
-from cnet_core.training.order import batches_of_epoch, mixed
+from cnet_core.training.order import batches_of_round, mixed
 
 REPO = Path(__file__).parents[2]
 SMALL = Preparation(64, 64)
@@ -223,6 +224,24 @@ def test_what_killed_processes_left_half_written_is_removed(dataset, encoders, t
     assert not old.exists() and young.exists()
 
 
+@pytest.mark.parametrize("what", ["latent", "text"])
+def test_what_an_encoder_makes_that_is_no_number_is_named_and_not_kept(dataset, encoders, tmp_path, what):
+    """As ComfyUI's VAEs in half precision do of some pictures."""
+    sound, calls = getattr(encoders, what), []
+
+    def broken(given):
+        calls.append(given)
+        made, other = sound(given)
+        return (torch.full_like(made, torch.nan), other) if len(calls) == 2 else (made, other)
+
+    setattr(encoders, what, broken)
+    named = dataset.pairs[1].name if what == "latent" else dataset.pairs[0].caption
+    with pytest.raises(DataError, match=f"{named}.* no numbers"):
+        build(dataset, encoders, tmp_path, SMALL)
+    cache = build(dataset, Counting(), tmp_path, SMALL)
+    assert all(cache.latent(example)[0].isfinite().all() for example in cache.manifest.examples)
+
+
 def test_files_of_others_in_the_folder_stay_as_they_are(dataset, encoders, tmp_path):
     others = {name: b"not ours" for name in ("latents-of-mine.safetensors", ".download.part", "notes.json")}
     for name, content in others.items():
@@ -297,18 +316,29 @@ def test_the_mini_encoders_encode_as_the_mini_networks_do(tmp_path):
     st.integers(0, 2**63),
     st.integers(0, 5),
 )
-def test_an_epoch_shows_everything_in_batches_of_one_bucket(buckets, batch, seed, epoch):
-    made = batches_of_epoch(buckets, batch, seed, epoch)
-    assert made == batches_of_epoch(buckets, batch, seed, epoch)
-    assert {i for indices in made for i in indices} == set(range(len(buckets)))
-    for indices in made:
-        assert len(indices) == batch and len({buckets[i] for i in indices}) == 1
-    full = sum(len(set(indices)) == batch for indices in made)
-    assert full >= sum(buckets.count(bucket) // batch for bucket in set(buckets))
+def test_in_a_round_every_example_counts_alike_in_batches_of_one_bucket(buckets, batch, seed, number):
+    made = batches_of_round(buckets, batch, seed, number)
+    assert made.shape == (len(buckets), batch)
+    assert torch.equal(made, batches_of_round(buckets, batch, seed, number))
+    assert Counter(made.flatten().tolist()) == dict.fromkeys(range(len(buckets)), batch)
+    assert all(len({buckets[i] for i in indices}) == 1 for indices in made.tolist())
 
 
-def test_epochs_and_seeds_differ_in_order():
-    orders = [batches_of_epoch("a" * 20, 4, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+@given(st.integers(1, 20), st.integers(1, 7), st.integers(0, 9))
+def test_of_one_bucket_everything_is_seen_before_anything_comes_again(count, batch, seed):
+    seen = batches_of_round([0] * count, batch, seed, 0).flatten().tolist()
+    for start in range(0, len(seen), count):
+        assert sorted(seen[start : start + count]) == list(range(count))
+
+
+def test_a_buckets_batches_are_spread_over_the_round():
+    made = batches_of_round("a" * 300 + "b" * 100, 4, 0, 0)
+    places = (made[:, 0] >= 300).nonzero().flatten()
+    assert len(places) == 100 and (places.diff() <= 9).all()
+
+
+def test_rounds_and_seeds_differ_in_order():
+    orders = [batches_of_round("a" * 20, 4, seed, number) for seed in (0, 1) for number in (0, 1)]
     assert len({str(order) for order in orders}) == 4
 
 

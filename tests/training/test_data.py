@@ -244,6 +244,24 @@ def test_an_empty_folder_teaches_the_layouts(tmp_path):
         read_folder(tmp_path / "nowhere")
 
 
+def test_folders_may_have_capitals(folder):
+    before = [(pair.name, pair.caption) for pair in read_folder(folder).pairs]
+    for path in list(folder.iterdir()):
+        path.rename(folder / path.name.capitalize())
+    for hints_made in (False, True):
+        dataset = read_folder(folder, hints_made)
+        assert [(pair.name, pair.caption) for pair in dataset.pairs] == before and not dataset.problems
+
+
+def test_what_loses_much_of_itself_is_noted(tmp_path):
+    picture(tmp_path / "images" / "long.png", (900, 100))
+    picture(tmp_path / "images" / "square.png", (96, 96))
+    (note,) = (
+        p for p in validate(read_folder(tmp_path, True), SQUARE, True)[1].problems if p.kind == "aspect"
+    )
+    assert note.where == "long" and not note.fatal and "% are cut off" in note.message
+
+
 def test_every_orphan_is_named(folder):
     (folder / "hints" / "1.png").unlink()
     (folder / "captions" / "2.txt").unlink()
@@ -274,7 +292,11 @@ def test_a_corrupt_picture_in_the_middle_is_named_and_the_others_stay(folder):
 
 @pytest.mark.parametrize(
     ("raw", "guess"),
-    [("café".encode("cp1252"), "WINDOWS-1252"), ("a café".encode("utf-16"), "UTF-16")],
+    [
+        ("café".encode("cp1252"), "WINDOWS-1252"),
+        ("a café".encode("utf-16"), "UTF-16"),
+        ("a cat".encode("utf-16-le"), "UTF-16"),
+    ],
 )
 def test_a_caption_in_another_encoding_is_named_with_the_mend(folder, raw, guess):
     (folder / "captions" / "1.txt").write_bytes(raw)

@@ -140,6 +140,24 @@ def test_another_configuration_is_refused_by_name(tmp_path, source, change, name
         fit(make_learner(dataclasses.replace(SETTINGS, **change)), source, tmp_path, resume=True)
 
 
+def test_a_state_is_never_removed_for_a_damaged_one_of_a_later_step(tmp_path, source):
+    fit(make_learner(dataclasses.replace(SETTINGS, keep=2)), source, tmp_path)
+    *_, last = States(tmp_path / STATES, 2).paths()
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(Cancelled):
+        short = dataclasses.replace(SETTINGS, keep=1, save_every=1)
+        fit(make_learner(short), source, tmp_path, resume=True, report=cancel_at(5))
+    assert States(tmp_path / STATES, 1).newest()[0].step == 5
+
+
+def test_states_of_which_none_can_be_read_are_named_as_such(tmp_path, source):
+    fit(make_learner(), source, tmp_path)
+    for path in States(tmp_path / STATES, 2).paths():
+        path.write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"none of the states.*another folder.*step-00000006"):
+        fit(make_learner(), source, tmp_path, resume=True)
+
+
 def test_other_data_and_another_base_are_refused(tmp_path, source, base):
     fit(make_learner(), source, tmp_path)
     with pytest.raises(TrainingError, match="data was memory 6"):

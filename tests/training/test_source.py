@@ -1,6 +1,7 @@
 """Batches of a cache: pure in their number and seed, resampled, with captions dropped when they are drawn."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,12 @@ def test_a_batch_depends_on_nothing_but_its_arguments(cache):
     assert first.batch(0, 2, 6, 0.5).names != first.batch(0, 2, 5, 0.5).names
 
 
-def test_an_epoch_shows_every_example_in_batches_of_one_size(cache):
+def test_every_example_counts_alike_in_batches_of_one_size(cache):
     source = CachedSource(cache, BASE)
-    batches = [source.batch(i, 2, 0, 0.0) for i in range(6)]
-    assert {name for batch in batches for name in batch.names} == {e.name for e in cache.manifest.examples}
+    batches = [source.batch(i, 2, 0, 0.0) for i in range(10)]
+    assert Counter(name for batch in batches for name in batch.names) == {
+        example.name: 2 for example in cache.manifest.examples
+    }
     assert {batch.latents.shape[1:] for batch in batches} == {(3, 16, 16), (3, 8, 24)}
     for batch in batches:
         assert batch.hints.dtype == torch.uint8
@@ -87,10 +90,16 @@ def test_captions_are_dropped_at_their_rate_when_they_are_drawn(cache):
     assert all(source.batch(i, 2, 0, 1.0).dropped[0] for i in range(20))
 
 
-def test_texts_of_several_lengths_are_repeated_to_one(cache):
-    source = CachedSource(cache, BASE)
-    lengths = {source.batch(i, 2, 0, 0.5).context.shape[1] for i in range(30)}
-    assert lengths == {1, 2, 4}
+def test_texts_of_other_lengths_go_together_with_the_empty_one_only(tmp_path):
+    """Else a few captions of several lengths are repeated to their least common multiple."""
+    generator = torch.Generator().manual_seed(1)
+    captions = [caption for caption in ("a", "bcde", "bcdefg") for _ in range(4)]
+    data = from_batch(torch.rand(12, 64, 64, 3, generator=generator), torch.zeros(12, 64, 64, 3), captions)
+    source = CachedSource(build(data, Encoders(), tmp_path, Preparation(128, 64)), BASE)
+    batches = [source.batch(i, 4, 0, 0.5) for i in range(24)]
+    assert {batch.context.shape[1] for batch in batches} <= {1, 2, 5, 7} and source.cache.tokens == 7
+    whole = [batch.context.shape[1] for batch in batches if not any(batch.dropped)]
+    assert set(whole) <= {2, 5, 7}
 
 
 def test_grey_hints(cache):
