@@ -111,23 +111,27 @@ class CompareControls(io.ComfyNode):
         sizes = [list(column) for column in zip(*map(residual_sizes, blocks.values()), strict=True)]
         sizes = sizes or [[] for _ in names]
         where = f"step {last} of {len(levels)}, sigma {number(record.sigma)}"
-        maps = _maps(names, blocks, record.size, latent_image["samples"])
+        maps = _maps(names, blocks, record)
         shown = [maps, sizes_chart(f"RMS of the residuals at {where}", list(blocks), names, sizes)]
         table = _table(where, names, list(blocks), sizes)
-        table = "\n".join([table, *_notes(controls, names, blocks, record.acted)])
+        notes = _notes(controls, names, blocks, record.acted)
+        height, width = record.size
+        if record.size != tuple(latent_image["samples"].shape[-2:]):
+            notes.append(f"The maps are of a prompt for an area, {8 * width}x{8 * height}, not of the whole.")
+        table = "\n".join([table, *notes])
         images = [image for picture in shown for image in ui.PreviewImage(picture).as_dict()["images"]]
         return io.NodeOutput(maps, table, ui={"images": images, "animated": (False,), "text": (table,)})
 
 
-def _maps(
-    names: list[str], blocks: dict[str, list[Tensor | None]], size: tuple[int, int], latent: Tensor
-) -> Tensor:
+def _maps(names: list[str], blocks: dict[str, list[Tensor | None]], record: host.Record) -> Tensor:
     """The maps of all pairs [pairs*B,H,W,3], those of a pair together."""
-    height, width = (side * 8 for side in latent.shape[-2:])
+    height, width = (side * 8 for side in record.size)
     said = list(zip(*blocks.values(), strict=True)) or [()] * len(names)
     maps = []
     for i, k in combinations(range(len(names)), 2):
-        for values in agreement(said[i], said[k], *size):
+        found = agreement(said[i], said[k], *record.size)
+        # Of a silent control it is one for all.
+        for values in found.expand(len(record.rows), -1, -1):
             maps.append(agreement_map(values, names[i], names[k], width, height))
     return torch.cat(maps)
 

@@ -49,7 +49,10 @@ class FitHint(io.ComfyNode):
         wanted, mode = size_of(size)
         assert wanted is not None
         made = fitted(hint, wanted, mode, kind)
-        return io.NodeOutput(made, ui=ui.PreviewImage(made[:SHOWN]))
+        shown = made[:SHOWN]
+        # The host saves no grey previews.
+        shown = shown.expand(-1, -1, -1, 3) if shown.shape[-1] == 1 else shown
+        return io.NodeOutput(made, ui=ui.PreviewImage(shown))
 
 
 class PreviewHint(io.ComfyNode):

@@ -1,5 +1,6 @@
 """Inputs that several nodes share, so that they look and read the same everywhere."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -253,6 +254,11 @@ def weighting(
         )
     if not isinstance(blocks, BlockWeights | None):
         raise ControlError("blocks are no block weights; connect the output of a Block Weights node.")
+    if mask is not None and not mask.any():
+        logging.warning(
+            "A mask is black everywhere, so that its control does nothing; Load Image gives such a mask for "
+            "a picture without transparency."
+        )
     return Weighting(
         Timing(strength, start_percent, end_percent),
         schedule or Schedule(),

@@ -12,8 +12,9 @@ AS_IT_IS = "as the image"
 GIVEN, OF_LATENT, OF_IMAGE = "width and height", "of a latent", "of an image"
 
 _LARGEST = 16384
-# Pixels to a side of a latent's cell, where the latent does not say.
-_PIXELS_PER_LATENT = 8
+# Pixels to a side of a latent's cell, by its channels, where the latent does not say: of Stable Diffusion and
+# of the families with 16. Others have 16 or 32, by no rule.
+_PIXELS_PER_LATENT = {4: 8, 16: 8}
 
 
 def size_input(keeps: bool, **options: Any) -> io.Input:
@@ -57,7 +58,7 @@ def _mode_input() -> io.Input:
 def size_of(choice: dict[str, Any] | None) -> tuple[Size | None, Mode]:
     """(height and width in pixels, or None for the picture's own; resize mode) that a size input holds.
 
-    Raises AnnotatorError for a latent that is none.
+    Raises AnnotatorError for a latent that is none, or whose picture's size is not known.
     """
     choice = chosen(choice or {"size": AS_IT_IS})
     mode: Mode = choice.get("resize_mode", "crop")
@@ -71,5 +72,10 @@ def size_of(choice: dict[str, Any] | None) -> tuple[Size | None, Mode]:
     samples = latent.get("samples") if isinstance(latent, dict) else None
     if samples is None or samples.ndim < 4:
         raise AnnotatorError("latent holds no picture's latent; connect the one that goes to the sampler.")
-    ratio = latent.get("downscale_ratio_spacial") or _PIXELS_PER_LATENT
+    ratio = latent.get("downscale_ratio_spacial") or _PIXELS_PER_LATENT.get(samples.shape[1])
+    if ratio is None:
+        raise AnnotatorError(
+            f"this latent, of {samples.shape[1]} channels, does not say how large its picture is; choose "
+            f"{GIVEN!r} or {OF_IMAGE!r} in place of {OF_LATENT!r}."
+        )
     return (samples.shape[-2] * ratio, samples.shape[-1] * ratio), mode

@@ -54,6 +54,7 @@ def shown(host: Host) -> Run:
         ("compare by uni_pc", "CNetCompareControls", compare | {"sampler_name": "uni_pc", "percent": 1.0}),
         ("compare at once", "CNetCompareControls", compare | {"percent": 0.0}),
         ("compare with an area", "CNetCompareControls", compare | {"percent": 0.0, "positive": ["both", 0]}),
+        ("compare in an area", "CNetCompareControls", compare | {"percent": 0.0, "positive": ["area", 0]}),
     ):
         prompt[name] = {"class_type": class_type, "inputs": inputs}
         prompt[f"see {name}"] = {"class_type": "PreviewImage", "inputs": {"images": [name, 0]}}
@@ -83,6 +84,11 @@ def test_a_prompt_for_an_area_does_not_hide_the_whole_picture(shown: Run) -> Non
         pictures(shown, "compare with an area"), pictures(shown, "compare at once"), strict=True
     ):
         assert np.abs(ours.astype(int) - plain).max() <= 1
+
+
+def test_maps_of_an_area_are_said_to_be(shown: Run) -> None:
+    (whole,), (area,) = shown.ui("compare at once")["text"], shown.ui("compare in an area")["text"]
+    assert "of a prompt for an area, 64x64" in area and "area" not in whole
 
 
 def test_what_is_compared_was_said_at_the_step_itself(shown: Run) -> None:

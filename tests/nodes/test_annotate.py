@@ -73,6 +73,24 @@ def test_a_hint_is_as_large_as_what_is_sampled(run):
     assert run("CNetAnnotate", image=["scene", 0], annotator="tile", **stretched)[0].shape == (1, 88, 40, 3)
 
 
+def test_a_latent_says_how_large_its_picture_is_or_its_channels_do(call, scene):
+    for channels, said, side in ((4, {}, 8), (16, {}, 8), (128, {"downscale_ratio_spacial": 32}, 32)):
+        latent = {"samples": torch.zeros(1, channels, 2, 3), **said}
+        made = call("CNetFitHint", hint=scene, size={"size": "of a latent", "latent": latent})
+        assert made.shape == (1, 2 * side, 3 * side, 3)
+
+
+def test_a_latent_whose_picture_may_be_of_any_size_is_refused(call, scene):
+    size = {"size": "of a latent", "latent": {"samples": torch.zeros(1, 128, 2, 3)}}
+    with pytest.raises(ValueError, match=r"128 channels, does not say.*'width and height' or 'of an image'"):
+        call("CNetFitHint", hint=scene, size=size)
+
+
+def test_a_grey_hint_is_fitted_as_it_is(call, scene):
+    size = {"size": "width and height", "width": 40, "height": 24}
+    assert call("CNetFitHint", hint=scene[..., :1], size=size).shape == (1, 24, 40, 1)
+
+
 def test_what_an_annotator_makes_beside_the_hint(run, call, scene):
     lines = json.loads(run("CNetAnnotate", image=["scene", 0], annotator="lsd_lines")[4])
     (own, one) = call("CNetLsdLines", image=scene)

@@ -202,6 +202,10 @@ def test_each_pair_and_picture_has_its_map(compare, load, unit, hint):
     units = [unit(load("first"), hint), unit(load("second"), hint), unit(load("first"), 1 - hint)]
     assert compare(*units)[0].shape[0] == 3
     assert compare(*units, batch=2)[0].shape[0] == 6
+    # One of them silent.
+    late = unit(load("second"), hint, start_percent=0.9)
+    maps, _ = compare(units[0], late, units[2], batch=2)
+    assert maps.shape[0] == 6 and colour(maps[:2]) == colour(maps[4:]) == [228, 228, 228]
 
 
 @pytest.mark.parametrize(("percent", "steps"), [(0.0, 1), (0.4, 3), (1.0, 4)])

@@ -227,11 +227,13 @@ def test_block_weights_count_from_the_outermost_to_the_middle(prompts, load, app
         torch.testing.assert_close(block, plain * weight)
 
 
-def test_a_full_mask_changes_no_bit_and_an_empty_one_is_absence(prompts, load, apply, hint, ask, call):
+def test_a_full_mask_changes_no_bit_and_an_empty_one_is_absence(prompts, load, apply, hint, ask, caplog):
     whole = blocks(ask(apply(prompts, load("first"), hint)))
     full = blocks(ask(apply(prompts, load("first"), hint, mask=torch.ones(1, 64, 64))))
     assert_same(full, whole)
+    assert not caplog.records
     assert apply(prompts, load("first"), hint, mask=torch.zeros(1, 64, 64)) == prompts
+    assert "A mask is black everywhere" in caplog.text
     half = blocks(ask(apply(prompts, load("first"), hint, mask=torch.full((1, 9, 9), 0.5))))
     assert_same(half, [block * 0.5 for block in whole])
 
