@@ -16,7 +16,7 @@ from .config import Settings
 from .encoders import MiniEncoders
 from .export import Format, result_metadata, save_result
 from .learner import Learner
-from .loop import STATES, check_identity, fit, identity
+from .loop import STATES, check_identity, fit, identity, with_start_of
 from .plan import PLAN, Plan, add_flags, add_paths
 from .presets import estimate, preset
 from .probes import Prober
@@ -197,6 +197,8 @@ def _fit(plan: Plan, resume: bool) -> int:
                 progress.say,
                 # What was told is kept at once, for whoever resumes what is killed.
                 begun=lambda: plan.remember(settings),
+                # Its file may have gone on meanwhile, as the result of another training.
+                start_counts=False,
             )
         finally:
             progress.close()
@@ -244,7 +246,8 @@ def _export(flags: argparse.Namespace) -> int:
         raise TrainingError(f"{flags.out} holds no state of a training yet.")
     # By however many processes.
     count = state.facts["identity"].get("processes")
-    check_identity(state, {**identity(ready.learner, ready.source), "processes": count})
+    current = with_start_of(state, identity(ready.learner, ready.source), ready.learner)
+    check_identity(state, {**current, "processes": count})
     ready.learner.restore(state)
     name = flags.out.resolve().name
     path = flags.to or flags.out / (f"{name}.safetensors" if flags.format == "ldm" else f"{name}-diffusers")

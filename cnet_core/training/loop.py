@@ -60,18 +60,20 @@ def fit(
     prober: Prober | None = None,
     say: Callable[[str], None] = lambda message: None,
     begun: Callable[[], None] = lambda: None,
+    start_counts: bool = True,
 ) -> bool:
     """Train until settings.steps, writing states, probes and curves below the folder; whether it got there.
 
     report: called after every step by the first process; what it raises (a host's Cancel), as anything else
     that ends the training, does so after a state was written. stop: asked between steps; True writes a state
     and returns. resume: go on from the folder's newest state. say: told of damaged states.
-    begun: called in the first process once the training is known to go on in this folder.
+    begun: called in the first process once the training is known to go on in this folder. start_counts:
+    whether a resumption must begin with the same network; as a rule its state replaces all of it.
     Raises TrainingError for a folder that cannot be written, one that holds another training or in which
     another process trains, a resumption with other settings, base, data or initial ControlNet, a full disk,
     a loss that is no number.
     """
-    run = _Run(learner, source, Path(folder), report, stop, prober, say)
+    run = _Run(learner, source, Path(folder), report, stop, prober, say, start_counts)
     _check_owned(run.folder)
     check_writable(run.states.folder)
     if not learner.processes.first:
@@ -99,6 +101,13 @@ def identity(learner: Learner, source: Source) -> dict[str, Any]:
         _INITIAL: _sizes(learner),
         "data": source.data_hash,
     }
+
+
+def with_start_of(state: State, current: Mapping[str, Any], learner: Learner) -> dict[str, Any]:
+    """An identity that begins with the network that a state's training did, if the state holds all of it."""
+    if len(learner.named) < len(list(learner.net.parameters())):
+        return dict(current)
+    return {**current, _INITIAL: state.facts["identity"].get(_INITIAL)}
 
 
 def check_identity(state: State, current: Mapping[str, Any]) -> None:
@@ -147,9 +156,11 @@ class _Run:
         stop: Callable[[], bool],
         prober: Prober | None,
         say: Callable[[str], None],
+        start_counts: bool,
     ):
         self.learner, self.source, self.folder = learner, source, folder
         self.report, self.stop, self.prober, self.say = report, stop, prober, say
+        self.start_counts = start_counts
         self.settings, self.processes = learner.settings, learner.processes
         self.states = States(folder / STATES, self.settings.keep)
         self.history = History()
@@ -198,6 +209,8 @@ class _Run:
                 f"{self.folder} holds no state of a training to resume. Begin one with fit; states are "
                 f"written every {self.settings.save_every} steps and when it is stopped."
             )
+        if not self.start_counts:
+            self.identity = with_start_of(state, self.identity, self.learner)
         check_identity(state, self.identity)
         self.learner.restore(state)
         self.history = History.of(state)

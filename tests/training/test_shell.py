@@ -205,6 +205,20 @@ def test_a_training_is_exported_after_its_cache_and_base_were_moved(told, tmp_pa
     assert same(dict(read_state_dict(tmp_path / "again.safetensors").tensors), result(folder))
 
 
+def test_a_training_goes_on_whatever_became_of_the_network_that_it_began_with(told, tmp_path, capsys):
+    """As where that is the result of another training, which went on as well."""
+    first, second = tmp_path / "pose", tmp_path / "second"
+    assert run("fit", *told) == 0
+    begun = (*told, "--init", first / "pose.safetensors", "--out", second)
+    assert run("fit", *begun) == 0 and run("fit", *begun, "--out", tmp_path / "straight", "--steps", 10) == 0
+    before = result(second)
+    assert run("resume", first, "--steps", 10) == 0
+    assert run("export", second, "--to", tmp_path / "again.safetensors") == 0
+    assert same(dict(read_state_dict(tmp_path / "again.safetensors").tensors), before)
+    assert run("resume", second, "--steps", 10) == 0
+    assert same(result(second), result(tmp_path / "straight"))
+
+
 def test_a_training_of_several_processes_is_exported_by_one(told, tmp_path):
     folder = tmp_path / "pose"
     assert run("fit", *told) == 0
