@@ -129,15 +129,14 @@ def _priority(parts: Sequence[Part]) -> Tensor:
     """In order; from each later control the component that opposes an earlier one is taken away, then added.
 
     Only a negative projection is removed, at each place by itself: nothing that a later control says cancels
-    an earlier one. Against several earlier ones the projections are repeated, because taking away one
-    opposition may bring back another (cyclic projection onto half-spaces).
+    an earlier one. Once against each is enough: the earlier ones do not oppose each other, so that what is
+    added along one of them brings back no opposition to another.
     """
     earlier: list[Tensor] = []
     for part in parts:
         value = part.value
-        for _ in range(1 if len(earlier) < 2 else 8):
-            for other in earlier:
-                value = _without_opposition(value, other)
+        for other in earlier:
+            value = _without_opposition(value, other)
         earlier.append(value)
     return _added(earlier)
 
