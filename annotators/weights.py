@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import sys
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -144,7 +145,8 @@ def _check_pickle(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("constants.pkl") for name in archive.namelist()):
                 raise ValueError("it is a TorchScript program")
-    elif not start.startswith(b"\x80"):
+    # A tar begins with a name, which may look like a pickle.
+    elif not start.startswith(b"\x80") or tarfile.is_tarfile(path):
         raise ValueError("it is no pickle")
 
 

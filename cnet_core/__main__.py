@@ -43,7 +43,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _files(given: Sequence[str]) -> Iterator[Path]:
     """The files of names and globs, which Windows' shells hand on as they are."""
     for name in given:
-        found = [] if os.path.exists(name) else sorted(glob.glob(name))
+        # Brackets are parts of names.
+        found = [] if os.path.exists(name) else sorted(glob.glob(name.replace("[", "[[]")))
         yield from map(Path, found or [name])
 
 

@@ -12,9 +12,10 @@ AS_IT_IS = "as the image"
 GIVEN, OF_LATENT, OF_IMAGE = "width and height", "of a latent", "of an image"
 
 _LARGEST = 16384
-# Pixels to a side of a latent's cell, by its channels, where the latent does not say: of Stable Diffusion and
-# of the families with 16. Others have 16 or 32, by no rule.
-_PIXELS_PER_LATENT = {4: 8, 16: 8}
+# Pixels to a side of a latent's cell, by its channels, where the latent does not say: of Stable Diffusion, of
+# Mochi, and of the families with 16. Others have 16 or 32, by no rule. (Stable Cascade's have 4 and 16, and
+# other sizes, which nothing tells.)
+_PIXELS_PER_LATENT = {4: 8, 12: 8, 16: 8}
 
 
 def size_input(keeps: bool, **options: Any) -> io.Input:

@@ -27,6 +27,13 @@ function show(node, text) {
     node.setDirtyCanvas(true, true);
 }
 
+// A node of the whole workflow, by its id, or within a subgraph by that one's and its own.
+function located(id) {
+    const root = app.rootGraph ?? app.graph;
+    const [subgraph, own] = String(id).includes(":") ? String(id).split(":") : [null, id];
+    return (subgraph === null ? root : root.subgraphs?.get(subgraph))?.getNodeById(own);
+}
+
 app.registerExtension({
     name: "cnet.reports",
     beforeRegisterNodeDef(nodeType, definition) {
@@ -36,5 +43,12 @@ app.registerExtension({
             executed?.apply(this, arguments);
             if (output?.text) show(this, output.text.join("\n"));
         };
+    },
+    // Where nodes are made anew: after undo, in another tab, from the history.
+    onNodeOutputsUpdated(outputs) {
+        for (const [id, output] of Object.entries(outputs)) {
+            const node = output?.text && located(id);
+            if (node?.type?.startsWith("CNet")) show(node, output.text.join("\n"));
+        }
     },
 });

@@ -101,8 +101,8 @@ def render(
         raise PoseError(f"{width}x{height} is too large; at most {LARGEST_SIDE} pixels a side are drawn.")
     if len(frames) * width * height > _MOST_PIXELS:
         raise PoseError(
-            f"{len(frames)} frames of {width}x{height} do not fit into memory. Give width and height, or "
-            "fewer frames at once."
+            f"{len(frames)} frames of {width}x{height} are more than are drawn at once, {_MOST_PIXELS:,} "
+            "pixels. Give width and height, or fewer frames."
         )
     # Of bodies, and of hands and faces.
     sticks = [stick] * 2 if stick else trained_sticks(width, height, style)

@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import struct
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -97,7 +98,8 @@ def read_state_dict(path: str | Path) -> StateFile:
         ) from None
     safe = _is_safetensors(start)
     # Else a zip archive (torch.save since 1.6) or a bare pickle (before).
-    if not safe and not start.startswith((b"PK\x03\x04", b"\x80")):
+    # A tar begins with a name, which may look like a pickle, and older versions of torch unpack it.
+    if not safe and (not start.startswith((b"PK\x03\x04", b"\x80")) or tarfile.is_tarfile(path)):
         raise _not_a_checkpoint(path, start)
     # Named by the libraries that split models: a part looks like a whole one of another kind.
     part = re.search(r"-(\d{5})-of-(\d{5})\.\w+$", path.name)
@@ -243,6 +245,13 @@ def _read_pickle(path: Path, start: bytes) -> dict[str, Tensor]:
         ) from error
     except _DAMAGES as error:
         raise _damaged(path, error) from error
+    for name, tensor in tensors.items():
+        # A few bytes would fill the memory.
+        if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path} holds {printable(name, 80)}, which is larger than what is stored of it. Save it "
+                "with its tensors made dense, by .contiguous() or .to_dense()."
+            )
     if not tensors:
         raise CheckpointError(
             f"{path} is a PyTorch file without weights (it holds a {type(content).__name__} and no tensors). "
@@ -321,9 +330,6 @@ def _flatten(content: Any) -> dict[str, Tensor]:
     while left:
         prefix, value = left.pop()
         if isinstance(value, Tensor):
-            if value.nbytes > value.untyped_storage().nbytes():
-                name = printable(prefix.removesuffix("."), 80)
-                raise ValueError(f"{name} is larger than what is stored of it")
             tensors[prefix.removesuffix(".")] = value.detach()
         elif isinstance(value, Mapping):
             reached += len(value)

@@ -185,9 +185,9 @@ def build(
     Raises DataError for pictures that cannot be read, pairs without hints, a full disk, no permission.
     """
     folder = Path(folder)
-    _check_owned(folder / _MANIFEST)
-    remove_parts(folder, _MANIFEST)
     shards = {kind: Shards(folder, kind, verify=True) for kind in ("latents", "texts", "hints")}
+    _check_owned(folder / _MANIFEST, shards)
+    remove_parts(folder, _MANIFEST)
     for kind in shards.values():
         for path, reason in kind.damaged.items():
             say(f"{path} is damaged ({reason}); its entries are made anew.")
@@ -234,19 +234,20 @@ def build(
     return Cache(folder)
 
 
-def _check_owned(manifest: Path) -> None:
-    """Raise DataError where a file of a manifest's name is none, which must not be written over."""
+def _check_owned(manifest: Path, shards: Mapping[str, Shards]) -> None:
+    """Raise DataError where a file of a manifest's name is none, which must not be written over; beside
+    shards it is one, if damaged."""
     try:
-        ours = "examples" in json.loads(manifest.read_text("utf-8"))
+        found = json.loads(manifest.read_text("utf-8"))
     except OSError:
         # What is not there, or cannot be written either.
         return
-    except (ValueError, TypeError, RecursionError):
-        ours = False
-    if not ours:
+    except (ValueError, RecursionError):
+        found = None
+    ours = isinstance(found, dict) and "examples" in found
+    if not ours and not any(kind.paths for kind in shards.values()):
         raise DataError(
-            f"{manifest} is no cache's, or damaged, and would be written over. Choose another folder, or "
-            "delete it."
+            f"{manifest} is no cache's, and would be written over. Choose another folder, or delete it."
         )
 
 

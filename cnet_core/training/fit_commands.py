@@ -16,7 +16,7 @@ from .config import Settings
 from .encoders import MiniEncoders
 from .export import Format, result_metadata, save_result
 from .learner import Learner
-from .loop import STATES, check_identity, fit, identity, with_start_of
+from .loop import CURVES, HISTORY, STATES, check_identity, check_owned, fit, identity, with_start_of
 from .plan import PLAN, Plan, add_flags, add_paths
 from .presets import estimate, preset
 from .probes import Prober
@@ -125,6 +125,11 @@ def _ready(plan: Plan, group: Processes, steps: bool = True) -> _Ready:
         settings = _with_preset(plan, settings, base.config, cache, cuda)
     base = base.to(group.device)
     chosen = settings if steps else replace(settings, optimizer="adamw")
+    if plan.init is not None and not plan.init.exists():
+        raise TrainingError(
+            f"{plan.init}, the initial ControlNet, is not there. Say by --init where it lies; to go on with "
+            "a training or export it, another one of its kind and sizes serves as well."
+        )
     net = trainable(base, settings, plan.init)
     source = CachedSource(cache, base.config, scale, net.hint_channels)
     learner = Learner(base, net, chosen, group)
@@ -164,6 +169,9 @@ def _with_preset(plan: Plan, settings: Settings, config: UNetConfig, cache: Cach
 
 
 def _fit(plan: Plan, resume: bool) -> int:
+    result = f"{plan.out.resolve().name}.safetensors"
+    if not resume:
+        check_owned(plan.out, PLAN, CURVES, HISTORY, result)
     group = processes(plan.device)
     ready = _ready(plan, group)
     learner, settings, prober = ready.learner, ready.settings, _prober(plan, ready)
@@ -210,7 +218,7 @@ def _fit(plan: Plan, resume: bool) -> int:
             f'stopped after step {learner.step}. Go on with: python -m cnet_core.training resume "{plan.out}"'
         )
         return status
-    path = plan.out / f"{plan.out.resolve().name}.safetensors"
+    path = plan.out / result
     save_result(learner.net, learner.result(), path, result_metadata(learner, ready.source))
     print(f"{path}: done after {learner.step} steps. In ComfyUI it belongs into models/controlnet.")
     return status

@@ -74,7 +74,7 @@ def fit(
     a loss that is no number.
     """
     run = _Run(learner, source, Path(folder), report, stop, prober, say, start_counts)
-    _check_owned(run.folder)
+    check_owned(run.folder, CURVES, HISTORY)
     check_writable(run.states.folder)
     if not learner.processes.first:
         return run.run(resume)
@@ -82,14 +82,14 @@ def fit(
         return run.run(resume, begun)
 
 
-def _check_owned(folder: Path) -> None:
-    """Raise TrainingError where files of the names that are written here are not a training's."""
-    for name in (CURVES, HISTORY):
-        if (folder / name).is_file() and not (folder / STATES).is_dir():
-            raise TrainingError(
-                f"{folder / name} is there, but no states of a training, so that it may be another file that "
-                "would be written over. Choose another folder, or delete it; nothing was trained."
-            )
+def check_owned(folder: Path, *names: str) -> None:
+    """Raise TrainingError where files of names that a training writes are not its own."""
+    found = [name for name in names if (folder / name).is_file()]
+    if found and not (folder / STATES).is_dir():
+        raise TrainingError(
+            f"{folder} has {' and '.join(found)}, but no states of a training, so that other files than its "
+            "own would be written over. Choose another folder; nothing was trained."
+        )
 
 
 def identity(learner: Learner, source: Source) -> dict[str, Any]:

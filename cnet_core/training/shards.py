@@ -81,7 +81,8 @@ class Shards:
         if verify:
             remove_parts(folder, f"{kind}-{_HASH}.safetensors")
         # The folder may hold files of others.
-        for path in sorted(folder.glob(f"{kind}-{_HASH}.safetensors")):
+        self.paths = sorted(folder.glob(f"{kind}-{_HASH}.safetensors"))
+        for path in self.paths:
             try:
                 self._note(path, self._names(path, verify))
             except (SafetensorError, ValueError) as error:

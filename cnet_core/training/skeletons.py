@@ -33,7 +33,8 @@ _WRISTS = (_JOINT + 4, _JOINT + 7, _LIMB + 3, _LIMB + 5)
 # Rounding of 60 % differs by one between drawers.
 _NEAR = 2
 _STRANGE = 0.02
-_MOST_PIECES = 500
+# Of a kind, and times the pixels of the picture: some tens of seconds.
+_MOST_PIECES, _MOST_WORK = 5000, 4e9
 
 
 def mirrored_skeleton(pixels: np.ndarray, name: str) -> np.ndarray:
@@ -111,10 +112,10 @@ def _unsure(name: str) -> DataError:
 def _pieces(mask: np.ndarray) -> Iterator[np.ndarray]:
     """What hangs together in a mask, corners included, each as a mask of its own.
 
-    Each takes as long as the whole picture: raises DataError for so many as no drawing of people has.
+    Each takes as long as the whole picture: raises DataError for so many that nobody would wait.
     """
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    if count > _MOST_PIECES:
+    if count > _MOST_PIECES or count * mask.size > _MOST_WORK:
         raise DataError(
             f"the skeleton falls into pieces, {count} of one kind, so that it cannot be mirrored. Train "
             "without mirroring, or let an annotator make the hints (it sees the mirrored picture)."

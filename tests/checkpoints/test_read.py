@@ -2,11 +2,13 @@
 
 import collections
 import contextlib
+import io
 import os
 import pathlib
 import pickle
 import struct
 import sys
+import tarfile
 import warnings
 import zipfile
 
@@ -274,8 +276,17 @@ def test_a_program_is_refused_before_torch_sees_it(program, monkeypatch):
 
 def test_a_tensor_larger_than_what_is_stored_of_it_is_refused(tmp_path):
     """One number of which a pickle says that it fills the memory."""
-    torch.save({"a": torch.zeros(2), "b": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match="b is larger than what is stored of it"):
+    for huge in (torch.zeros(1).expand(10**6, 10**6), torch.zeros(10**6, 10**6, layout=torch.sparse_coo)):
+        torch.save({"a": torch.zeros(2), "b": huge}, tmp_path / "net.pth")
+        with pytest.raises(CheckpointError, match=r"b, which is larger than what is stored.* made dense"):
+            read_state_dict(tmp_path / "net.pth")
+
+
+def test_a_tar_that_begins_as_pickles_do_does_not_get_to_torch(tmp_path, monkeypatch):
+    with tarfile.open(tmp_path / "net.pth", "w", encoding="latin-1") as archive:
+        archive.addfile(tarfile.TarInfo("\x80\x02first"), io.BytesIO())
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
         read_state_dict(tmp_path / "net.pth")
 
 

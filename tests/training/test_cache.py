@@ -251,7 +251,7 @@ def test_files_of_others_in_the_folder_stay_as_they_are(dataset, encoders, tmp_p
     assert others.items() <= files(tmp_path).items()
 
 
-@pytest.mark.parametrize("content", ['{"my": "own"}', "[]", "3", "no JSON"])
+@pytest.mark.parametrize("content", ['{"my": "own"}', "[]", '"examples"', "no JSON"])
 def test_a_manifest_that_is_another_file_is_not_written_over(dataset, encoders, tmp_path, content):
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(DataError, match=r"dataset\.json is no cache's.*another folder"):
@@ -259,11 +259,15 @@ def test_a_manifest_that_is_another_file_is_not_written_over(dataset, encoders, 
     assert files(tmp_path) == {"dataset.json": content.encode()} and not encoders.seen
 
 
-def test_a_damaged_manifest_is_named(dataset, encoders, tmp_path):
+@pytest.mark.parametrize("content", ["{", ""])
+def test_a_damaged_manifest_is_named_and_made_anew(dataset, encoders, tmp_path, content):
     build(dataset, encoders, tmp_path, SMALL)
-    (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match=r"dataset\.json is damaged"):
+    whole = files(tmp_path)
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(DataError, match=r"dataset\.json is damaged.*Cache the data again"):
         Cache(tmp_path)
+    build(dataset, encoders, tmp_path, SMALL)
+    assert files(tmp_path) == whole
 
 
 def test_an_annotator_makes_hints_that_fit_the_cropped_picture(encoders, tmp_path):

@@ -507,8 +507,8 @@ def test_a_mirrored_skeleton_has_its_sides_where_the_mirrored_person_has_them():
     assert np.array_equal(mirrored_hint(turned, "skeleton", "x"), drawn)
 
 
-def test_a_skeleton_in_hundreds_of_pieces_is_not_mirrored():
-    pixels = np.zeros((80, 80, 3), np.uint8)
+def test_a_skeleton_in_thousands_of_pieces_is_not_mirrored():
+    pixels = np.zeros((160, 160, 3), np.uint8)
     # A knee's colour, or a hand's.
     pixels[::2, ::2] = 0, 255, 255
     with pytest.raises(DataError, match="falls into pieces"):

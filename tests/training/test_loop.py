@@ -215,7 +215,7 @@ def test_a_folder_without_permission_is_refused_before_anything_is_trained(tmp_p
 def test_files_of_others_are_not_written_over(tmp_path, source, name):
     (tmp_path / name).write_text("not ours")
     learner = make_learner()
-    with pytest.raises(TrainingError, match=rf"{name} is there, but no states.*Choose another folder"):
+    with pytest.raises(TrainingError, match=rf"has {name}, but no states.*Choose another folder"):
         fit(learner, source, tmp_path)
     assert learner.step == 0 and {path.name for path in tmp_path.iterdir()} == {name}
 

@@ -205,6 +205,24 @@ def test_a_training_is_exported_after_its_cache_and_base_were_moved(told, tmp_pa
     assert same(dict(read_state_dict(tmp_path / "again.safetensors").tensors), result(folder))
 
 
+@pytest.mark.parametrize("name", [PLAN, "pose.safetensors"])
+def test_files_of_others_are_not_written_over(told, tmp_path, capsys, name):
+    own = tmp_path / "pose" / name
+    own.parent.mkdir()
+    own.write_text("mine")
+    assert run("fit", *told) == 1
+    assert f"has {name}, but no states" in capsys.readouterr().err and own.read_text() == "mine"
+
+
+def test_an_initial_network_that_is_gone_is_asked_for(told, tmp_path, capsys):
+    begun = (*told, "--init", tmp_path / "pose" / "pose.safetensors", "--out", tmp_path / "second")
+    assert run("fit", *told) == 0 and run("fit", *begun) == 0
+    moved = (tmp_path / "pose" / "pose.safetensors").rename(tmp_path / "moved.safetensors")
+    assert run("export", tmp_path / "second") == 1
+    assert "Say by --init where it lies" in capsys.readouterr().err
+    assert run("export", tmp_path / "second", "--init", moved) == 0
+
+
 def test_a_training_goes_on_whatever_became_of_the_network_that_it_began_with(told, tmp_path, capsys):
     """As where that is the result of another training, which went on as well."""
     first, second = tmp_path / "pose", tmp_path / "second"

@@ -173,7 +173,7 @@ def test_people_far_outside_are_no_trouble():
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(PoseError, match="no frames"):
         render([])
-    with pytest.raises(PoseError, match="8 frames of 16384x16384 do not fit"):
+    with pytest.raises(PoseError, match="8 frames of 16384x16384 are more"):
         render([Frame(16384, 16384, np.zeros((0, 136, 3)))] * 8)
     with pytest.raises(PoseError, match="too large"):
         render([Frame(9, 9, np.zeros((0, 136, 3)))], 20000, 9)
