@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from annotators import ade20k
 from annotators.run import annotate
@@ -84,18 +85,24 @@ def test_a_scribble_has_no_cracks_where_two_colours_meet():
     assert len(across) > 2 and across.tolist() == list(range(across[0], across[-1] + 1))
 
 
-def test_the_axes_of_normals():
-    ramp = torch.linspace(0, 1, 64)[None, None, :, None].expand(1, 64, 64, 1)
-    nearer_right = {
-        axes: (annotate(find("depth_normals"), ramp, {"axes": axes}).image[0, 32, 32] - 0.5).sign().tolist()
-        for axes in ("BAE", "MiDaS v1.0", "OpenGL", "DirectX")
-    }
-    assert nearer_right == {
-        "BAE": [1, 0, 1],
-        "MiDaS v1.0": [1, 0, 1],
-        "OpenGL": [-1, 0, 1],
-        "DirectX": [-1, 0, 1],
-    }
+@pytest.mark.parametrize(
+    ("axes", "channels"),
+    [
+        ("BAE", [(0, 1), (1, 1), (2, 1)]),
+        ("MiDaS v1.0", [(2, 1), (1, 1), (0, 1)]),
+        ("OpenGL", [(0, -1), (1, 1), (2, 1)]),
+        ("DirectX", [(0, -1), (1, -1), (2, 1)]),
+    ],
+)
+def test_the_axes_of_normals(axes, channels):
+    """Each channel: which of left, up and to the viewer it is, and its sign."""
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    nearer_right_and_below = ((columns * 1.5 + rows) / 160)[None, ..., None]
+    found = annotate(find("depth_normals"), nearer_right_and_below, {"axes": axes}).image[0, 32, 32] * 2 - 1
+    vector = F.normalize(torch.tensor([0.6, 0.4, 1.0]), dim=0)
+    torch.testing.assert_close(
+        found, torch.stack([vector[i] * sign for i, sign in channels]), atol=1e-2, rtol=0
+    )
 
 
 def test_raw_depth_gives_the_normals_of_its_picture():
@@ -142,6 +149,13 @@ def test_an_inpaint_hint_is_minus_one_where_to_paint():
     hint = annotate(find("inpaint"), image, masks=masks).image
     assert hint[:, 2:4].eq(-1).all() and torch.equal(hint[:, 4:], image[:, 4:])
     assert set(annotate(find("inpaint"), image, masks=masks, size=(16, 16)).mask.unique().tolist()) <= {0, 1}
+
+
+def test_each_picture_has_its_own_mask_in_whichever_chunk():
+    masks = torch.zeros(3, 8, 8)
+    masks[range(3), range(3)] = 1
+    hint = annotate(find("inpaint"), pictures(3, 8, 8), masks=masks, chunk=1).image
+    assert torch.equal((hint == -1).all(-1).float(), masks)
 
 
 def test_memory_that_runs_out_halves_the_chunks():

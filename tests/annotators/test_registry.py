@@ -10,7 +10,7 @@ import torch
 from annotators import ade20k
 from annotators.errors import ParameterError
 from annotators.parameters import Bool, Choice, Float, Int
-from annotators.registry import CONDITIONS, RAW
+from annotators.registry import CONDITIONS, RAW, Annotation
 from annotators.run import annotate
 from annotators.table import ANNOTATORS, find
 
@@ -53,6 +53,11 @@ def test_parameters_have_defaults_in_their_range_and_refuse_what_lies_outside(an
         for value in outside:
             with pytest.raises(ParameterError, match=one.name):
                 annotator.checked({one.name: value})
+
+
+def finding(annotate, **changes):
+    """An annotator that finds this, without a network."""
+    return dataclasses.replace(find("invert"), annotate=annotate, **changes)
 
 
 def blocks(count, height, width, channels=3, seed=0):
@@ -201,6 +206,44 @@ def test_after_the_largest_seed_comes_0():
 
     annotate(dataclasses.replace(find("invert"), annotate=drawn, seedable=True), same, seed=2**64 - 1)
     assert seen == [2**64 - 1, 0]
+
+
+def test_what_is_found_at_another_resolution_is_told_in_pixels_of_the_hint():
+    def corners(pictures):
+        rows, columns = pictures.shape[-2:]
+        return Annotation(pictures, lines=[torch.tensor([[-0.5, -0.5, columns - 0.5, rows - 0.5]])])
+
+    hints = annotate(finding(corners), blocks(1, 40, 60), resolution=20)
+    assert hints.image.shape == (1, 40, 60, 3) and hints.lines[0].tolist() == [[-0.5, -0.5, 59.5, 39.5]]
+
+
+def test_keypoints_are_told_on_the_canvas_of_the_hint():
+    person = {"pose_keypoints_2d": [9.5, 19.5, 1.0, 7.0, 7.0, 0.0]}
+
+    def pose(pictures):
+        frame = {"people": [person], "canvas_width": 20, "canvas_height": 40}
+        return Annotation(pictures, keypoints=[frame])
+
+    (made,) = annotate(finding(pose), blocks(1, 40, 20), size=(80, 40), resolution=20).keypoints
+    assert (made["canvas_width"], made["canvas_height"]) == (40, 80)
+    assert made["people"][0]["pose_keypoints_2d"] == [19.5, 39.5, 1, 0, 0, 0]
+
+
+def test_labels_of_areas_do_not_mix_when_they_are_scaled():
+    def halves(pictures):
+        labels = torch.zeros(len(pictures), *pictures.shape[-2:])
+        labels[..., 4:] = 9
+        return Annotation(pictures, labels=labels)
+
+    annotator = finding(halves, multiple=8)
+    labels = annotate(annotator, blocks(1, 6, 7), size=(9, 21), resize="stretch", resolution=6).labels
+    assert labels.shape == (1, 9, 21)
+    assert (labels[..., :12] == 0).all() and (labels[..., 12:] == 9).all()
+
+
+def test_what_was_padded_to_an_annotators_multiple_is_cut_back():
+    picture = blocks(1, 6, 7)
+    assert torch.equal(annotate(finding(Annotation, multiple=8), picture).image, picture)
 
 
 def test_annotators_whose_hint_is_the_picture_keep_its_bits():

@@ -103,12 +103,15 @@ def test_a_run_goes_on_where_it_ended(folder):
 
 def test_changed_pictures_and_settings_are_annotated_again(folder):
     words = ["run", "blur", str(folder / "in"), str(folder / "out")]
+    size = picture(folder / "in/d.bmp", 20).stat().st_size
     assert main(words) == 0
     first = hints(folder / "out")
     picture(folder / "in/a.png", 20, (14, 10))
+    # Of as many bytes as before.
+    assert picture(folder / "in/d.bmp", 30).stat().st_size == size
     assert main(words) == 0
     second = hints(folder / "out")
-    assert {name for name in first if first[name] != second[name]} == {"a.png"}
+    assert {name for name in first if first[name] != second[name]} == {"a.png", "d.png"}
     assert main([*words, "--param", "sigma=2"]) == 0
     third = hints(folder / "out")
     assert all(third[name] != second[name] for name in second)

@@ -57,6 +57,13 @@ def test_containers_within_containers(tmp_path):
     assert same(read_state_dict(tmp_path / "a.ckpt").tensors, TENSORS)
 
 
+def test_of_averaged_and_raw_weights_the_averaged_are_read_and_need_no_gradient(tmp_path):
+    raw, averaged = ({"w": torch.nn.Parameter(torch.full((2,), value))} for value in (1.0, 2.0))
+    torch.save({"params": raw, "params_ema": averaged}, tmp_path / "net.pth")
+    (found,) = read_state_dict(tmp_path / "net.pth").tensors.values()
+    assert found.tolist() == [2, 2] and not found.requires_grad
+
+
 def test_an_only_group_is_a_container_whatever_its_name(tmp_path):
     torch.save({"controlnet": TENSORS}, tmp_path / "a.pth")
     assert same(read_state_dict(tmp_path / "a.pth").tensors, TENSORS)

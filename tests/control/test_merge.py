@@ -170,6 +170,11 @@ def test_normalised_is_the_sum_but_no_louder_than_the_loudest(parts):
     assert ((along > 0.999) | (loudness(total) < 1e-6)).all()
 
 
+def test_normalised_measures_half_precision_without_overflow():
+    loud = torch.full((1, 4, 2, 2), 300.0, dtype=torch.float16)
+    assert merge([Part(loud), Part(loud)], Rule("normalised")).unique().tolist() == [300]
+
+
 @given(parts=some_parts())
 def test_strongest_without_softness_takes_each_place_from_one_control(parts):
     merged = merge(parts, Rule("strongest"))
@@ -223,6 +228,11 @@ def test_a_row_of_weight_0_is_as_if_the_part_were_not_there(mode, seed):
     weight = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
     merged = merge([Part(silent, weight), Part(speaking)], rule(mode))
     torch.testing.assert_close(merged[0], speaking[0])
+
+
+@modes
+def test_parts_of_weight_0_say_nothing(mode):
+    assert not merge([Part(residual(seed), 0.0) for seed in (1, 2)], rule(mode)).any()
 
 
 def test_an_unknown_mode_names_those_there_are():

@@ -74,6 +74,13 @@ def test_economies_are_what_they_say():
     assert len(ECONOMIES["strong"].plan(even(30))) == 6
 
 
+def test_dense_early_computes_more_of_the_first_steps_than_of_the_last():
+    dense, uniform = (
+        Reuse("predicted", one, share=1 / 3).plan(even(60)) for one in ("dense early", "uniform")
+    )
+    assert sum(step < 30 for step in dense) > sum(step < 30 for step in uniform)
+
+
 @given(POLICIES)
 def test_the_first_step_is_computed_and_each_planned_one_once(reuse):
     computed = [due for _, due in run(reuse, linear)]
@@ -268,6 +275,15 @@ def test_of_a_tensor_at_several_places_the_prediction_stands_there_too():
         memory.keep("ab", position, [shared, torch.randn(2, 3), shared])
     first, _, third = memory.said("ab", 3.0)
     assert first is third
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 2, 2), (1, 2, 3, 3)], ids=["another size", "another place"])
+def test_residuals_laid_out_otherwise_than_before_begin_anew(shape):
+    memory = Memory(Reuse("predicted", "uniform", 0.5), even(8))
+    memory.keep(["row"], 0.0, [torch.ones(1, 2, 3, 3), None])
+    memory.keep(["row"], 2.0, [None, torch.full(shape, 5.0)])
+    first, second = memory.said(["row"], 3.0)
+    assert first is None and second.unique().tolist() == [5]
 
 
 def test_only_as_many_computed_steps_are_kept_as_predictions_need():

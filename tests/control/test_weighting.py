@@ -1,5 +1,6 @@
 """What weighs a control: blocks, masks, sides, frames, and when it counts as absent."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from cnet_core.control.blocks import PRESETS, BlockWeights
 from cnet_core.control.mask import fit_mask, leaves_some, prepare_mask, token_grid
+from cnet_core.control.merge import Rule, merge
 from cnet_core.control.schedule import INTERPOLATIONS, Clock, Keyframe, Keyframes, Schedule
 from cnet_core.control.timing import Timing
 from cnet_core.control.weighting import BALANCES, Weighting, effective_strengths
@@ -53,10 +55,10 @@ def test_structure_rises_with_depth_and_detail_falls():
 
 
 @given(values=st.lists(st.floats(0, 5), min_size=1, max_size=20), count=st.integers(1, 40))
-def test_own_weights_are_stretched_over_the_blocks_within_their_range(values, count):
+def test_own_weights_are_stretched_from_end_to_end_in_straight_lines(values, count):
     weights = BlockWeights(values=tuple(values)).of(count)
-    assert len(weights) == count
-    assert all(min(values) - 1e-9 <= weight <= max(values) + 1e-9 for weight in weights)
+    places = np.linspace(0, len(values) - 1, count)
+    assert weights == pytest.approx(np.interp(places, range(len(values)), values).tolist())
     if count == len(values):
         assert weights == values
 
@@ -64,6 +66,11 @@ def test_own_weights_are_stretched_over_the_blocks_within_their_range(values, co
 def test_block_weights_multiply():
     both = BlockWeights(values=(1.0, 2.0, 3.0)) * BlockWeights("soft")
     assert both.of(3) == [0.825**2, 2 * 0.825, 3.0]
+
+
+def test_a_decoder_block_of_a_unet_has_the_weight_of_the_skip_that_it_reads():
+    weights = BlockWeights(values=(1.0, 2.0, 3.0)).of_unet(2)
+    assert weights == {("input", 0): 1, ("input", 1): 2, ("output", 1): 1, ("output", 0): 2, ("middle", 0): 3}
 
 
 @pytest.mark.parametrize("wrong", [{"preset": "loud"}, {"values": (1.0, -1.0)}, {"values": (float("inf"),)}])
@@ -119,6 +126,10 @@ def test_masks_come_in_several_shapes(shape):
     assert prepare_mask(torch.rand(shape)).shape == (1 if len(shape) == 2 else 3, 5, 7)
 
 
+def test_a_mask_is_kept_within_0_and_1():
+    assert prepare_mask(torch.tensor([[2.0, -1.0, 0.5]])).tolist() == [[[1.0, 0.0, 0.5]]]
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
@@ -161,6 +172,12 @@ def test_blocks_are_counted_without_the_empty_places():
     assert [part and part.weight for part in parts] == [None, 1.0, 2.0, None, None]
 
 
+def test_in_an_average_block_weights_still_say_how_much_is_drawn():
+    weighting = Weighting(blocks=BlockWeights(values=(0.5, 1.0)))
+    parts = weighting.weigh(blocks_of((1, 2, 3, 3), (1, 2, 3, 3)), [0.7], no_mask)
+    assert [float(merge([part], Rule("average")).mean()) for part in parts] == [0.5, 1.0]
+
+
 def test_full_strength_leaves_the_residual_itself():
     residual = torch.randn(2, 3, 4, 4)
     (part,) = Weighting().weigh([residual], [1.0, 1.0], no_mask)
@@ -198,6 +215,11 @@ def test_what_never_says_anything_is_absent(weighting):
     assert weighting.absent
 
 
+def test_a_strength_that_holds_into_the_range_is_no_absence():
+    held = Schedule(Keyframes((Keyframe(0.0, 1.0),)))
+    assert not Weighting(Timing(1.0, 0.3, 0.9), held).absent
+
+
 @given(
     start=st.floats(0, 0.9),
     length=st.floats(1e-4, 0.1),
@@ -221,6 +243,12 @@ def test_the_promptless_balance_is_soft_weights_on_the_prompts_side_only():
     weighting = Weighting().led_by("promptless")
     assert weighting.rows(1.0, [UNCOND, COND], [0]) == [0.0, 1.0]
     assert weighting.blocks.of(13) == BlockWeights("soft").of(13)
+
+
+def test_control_first_is_whole_on_the_prompts_side_and_nothing_on_the_negatives():
+    weighting = Weighting().led_by("control first")
+    assert weighting.rows(1.0, [UNCOND, COND], [0]) == [0.0, 1.0]
+    assert weighting.blocks.of(13) == [1.0] * 13
 
 
 def test_a_balance_keeps_what_was_set_before():
