@@ -1,5 +1,6 @@
 """The pack's nodes in minihost, with the tiny random model of minihost's tests and ControlNets for it."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +30,18 @@ WIDTHS = (4, 8, 8, 16)
 @pytest.fixture(scope="session")
 def nodes() -> dict[str, Any]:
     return {**loader.load_nodes(), **loader.load_pack(TINY_PACK)}
+
+
+@pytest.fixture(scope="session")
+def host(nodes) -> Any:
+    """The pack's room that knows its host, by the name that the host gave it, with its modules."""
+    return sys.modules[f"{nodes['CNetApply'].__module__.rpartition('.')[0]}.host"]
+
+
+@pytest.fixture(scope="session")
+def answers(nodes) -> Any:
+    """The pack's module of that name."""
+    return sys.modules[f"{nodes['CNetApply'].__module__.rpartition('.')[0]}.answers"]
 
 
 @pytest.fixture(scope="session")

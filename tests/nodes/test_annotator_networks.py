@@ -10,11 +10,6 @@ from minihost import shims
 
 
 @pytest.fixture
-def host(nodes):
-    return importlib.import_module(nodes["CNetCanny"].__module__.rsplit(".", 1)[0] + ".host")
-
-
-@pytest.fixture
 def annotators(nodes):
     package = nodes["CNetCanny"].__module__.rsplit(".", 2)[0]
     return importlib.import_module(f"{package}.annotators.weights")

@@ -101,6 +101,20 @@ def test_weights_of_a_range_are_loaded_once_when_it_begins(
     assert loads[0] == [base[0], patcher] and all(models == [patcher] for models in loads[1:])
 
 
+def test_each_late_unit_of_a_merge_has_its_weights_loaded(
+    prompts, draw, load, unit, merge, hint, loads, base
+):
+    first, second, late = load("first"), load("second"), {"start_percent": 0.5}
+    draw(**merge(prompts, unit(first, hint, **late), unit(second, hint, **late)))
+    assert loads == [[base[0]], [first.network.patcher], [second.network.patcher]]
+
+
+def test_a_network_of_two_units_is_loaded_once(prompts, load, unit, merge, hint):
+    shared = load("first")
+    control = merge(prompts, unit(shared, hint), unit(shared, 1 - hint))["positive"][0][1]["control"]
+    assert control.get_models() == [shared.network.patcher]
+
+
 def test_the_host_keeps_room_for_weights_that_are_loaded_later(prompts, load, apply, unit, merge, hint):
     control, late = load("first"), {"end_percent": 0.5}
 
@@ -255,6 +269,13 @@ def test_a_control_keeps_its_hint_when_the_loaded_one_is_used_again(prompts, loa
     control = load("first")
     apply(prompts, control, hint)
     assert control.cond_hint_original is None
+
+
+def test_the_hosts_apply_node_sets_strength_and_range(load, hint):
+    control = load("first").copy().set_cond_hint(hint.movedim(-1, 1), 0.5, (0.2, 0.6))
+    timing = control.weighting.timing
+    assert (timing.strength, timing.start_percent, timing.end_percent) == (0.5, 0.2, 0.6)
+    assert control.weighting.timed
 
 
 def test_a_hint_larger_than_the_picture_does_not_raise_the_estimate(prompts, load, apply):

@@ -224,6 +224,22 @@ def test_an_adapters_block_weights_begin_with_the_outermost(load, mini, apply, c
         assert [r.shape[-1] for r in answer["input"] if r is not None] == [sides]
 
 
+def test_one_row_of_an_adapter_is_for_all_latents_of_a_chain(answers):
+    def said(rows: int) -> dict[str, list]:
+        return {"input": [], "middle": [], "output": [torch.ones(rows, 2, 3, 3)]}
+
+    for one, other in ((1, 4), (4, 1)):
+        (found,) = answers.add(said(one), said(other))["output"]
+        assert found.shape[0] == 4 and found.eq(2).all()
+
+
+def test_an_adapter_with_a_middle_begins_a_place_before_the_encoder(answers):
+    first, second, middle = (torch.full((1,), float(i)) for i in range(3))
+    answer = answers.answer_of(answers.Residuals(encoder=[first, second], mid=middle))
+    assert answer == {"input": [None, second, first], "middle": [middle], "output": []}
+    assert answers.answer_of(answers.Residuals(encoder=[first, second]))["input"] == [second, first]
+
+
 def test_the_strength_of_an_adapter_is_shown(load, mini, apply, call, hint):
     blocks = call("CNetBlockWeights", preset={"preset": "soft"})
     controlled = apply(mini.prompts, load("adapter"), hint, blocks=blocks)["positive"]
@@ -249,3 +265,38 @@ def test_weights_that_are_saved_with_scales_serve_a_control_lora(load, mini, app
 def test_an_adapter_for_another_base_is_refused_before_sampling(load, prompts, draw, apply, hint):
     with pytest.raises(Exception, match="12 blocks"):
         draw(**apply(prompts, load("adapter"), hint))
+
+
+# What a network keeps, and is asked
+
+
+def test_a_question_about_some_rows_has_all_that_is_of_these_rows(host):
+    rows = torch.arange(4)
+    cond = {"c_crossattn": rows, "ref_latents": [rows], "whole": torch.arange(3)}
+    options = {"cond_or_uncond": [1, 0], "uuids": ["no", "yes"]}
+    whole = host.calls.Call(rows[:, None, None, None].float(), rows.float(), cond, 2, options)
+    asked = whole.at_rows([3], [1])
+    assert (asked.sides, asked.options["uuids"], asked.frames, asked.chunks) == ([0], ["yes"], (1,), 1)
+    assert asked.x.flatten().tolist() == asked.t.tolist() == [3]
+    assert asked.cond["c_crossattn"].tolist() == asked.cond["ref_latents"][0].tolist() == [3]
+    assert asked.cond["whole"].tolist() == [0, 1, 2]
+
+
+def test_what_is_made_of_a_picture_is_kept_by_its_shape_and_what_else_it_depends_on(host):
+    maker, picture = torch.nn.Linear(1, 1), torch.rand(1, 8, 8, 3)
+    one, other = (host.kept.kept_for(maker, picture, vae) for vae in ("one", "other"))
+    assert one is not other and host.kept.kept_for(maker, picture.clone(), "one") is one
+    assert host.kept.kept_for(maker, picture.reshape(1, 4, 16, 3), "one") is not one
+
+
+def test_what_is_made_of_the_pictures_that_were_asked_for_last_is_kept_and_no_more(host):
+    maker = torch.nn.Linear(1, 1)
+
+    def kept(value: int) -> dict:
+        return host.kept.kept_for(maker, torch.full((1, 2, 2, 3), float(value)))
+
+    for value in range(16):
+        kept(value)["made"] = value
+    assert kept(0) == {"made": 0}
+    kept(16)
+    assert kept(0) == {"made": 0} and kept(1) == {}

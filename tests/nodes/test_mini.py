@@ -1,7 +1,6 @@
 """The nodes around the mini checkpoints."""
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ from safetensors.torch import save_file
 
 
 def test_the_mini_model_is_loaded_again_when_its_files_change(
-    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: dict[str, Any], host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = nodes["CNetLoadMiniSD"]
-    host = sys.modules[node.__module__].host
     weights = shutil.copytree(host.MINI_WEIGHTS, tmp_path / "weights")
     monkeypatch.setattr(host, "MINI_WEIGHTS", weights)
     before = node.fingerprint_inputs()
@@ -29,10 +27,9 @@ def test_the_mini_model_is_loaded_again_when_its_files_change(
 
 @pytest.mark.parametrize("name", ["unet", "autoencoder", "text_encoder"])
 def test_a_file_that_is_no_mini_checkpoint_is_named(
-    nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    nodes: dict[str, Any], host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     node = nodes["CNetLoadMiniSD"]
-    host = sys.modules[node.__module__].host
     weights = shutil.copytree(host.MINI_WEIGHTS, tmp_path / "weights")
     monkeypatch.setattr(host, "MINI_WEIGHTS", weights)
     save_file({"foo": torch.zeros(1)}, weights / f"{name}.safetensors")

@@ -76,11 +76,21 @@ def test_exact_is_what_it_was_and_the_others_are_near_it(prompts, load, apply, h
     assert 0 < errors[0] < errors[1] < 0.2 * (without - exact).norm()
 
 
-def test_the_steps_of_its_range_are_what_counts(prompts, apply, hint, sample, runs):
-    sample(apply(prompts, runs.control, hint, economy="light", end_percent=0.5))
-    sample(apply(prompts, runs.control, hint, economy="light", start_percent=0.5))
-    assert runs.rows == [2] * 4
-    runs.rows.clear()
+@pytest.mark.parametrize(
+    ("start", "end", "steps", "computed"),
+    [(0.0, 0.5, 6, 2), (0.5, 1.0, 6, 2), (0.1, 0.4, 3, 1), (0.4, 0.9, 5, 2)],
+)
+def test_the_steps_of_its_range_are_what_counts(
+    prompts, apply, hint, sample, runs, start, end, steps, computed
+):
+    for economy, passes in (("exact", steps), ("light", computed)):
+        runs.rows.clear()
+        settings = {"economy": economy, "start_percent": start, "end_percent": end}
+        sample(apply(prompts, runs.control, hint, **settings))
+        assert runs.rows == [2] * passes
+
+
+def test_at_less_denoise_the_steps_of_the_run_are_what_counts(prompts, apply, hint, sample, runs):
     sample(apply(prompts, runs.control, hint, economy="light"), denoise=0.5)
     assert runs.rows == [2] * 4
 
@@ -229,6 +239,15 @@ def test_half_steps_are_predicted_between_the_computed_ones(prompts, apply, hint
         ask(step, (UNCOND, COND))
         ask(step + 1, (UNCOND, COND))
     assert runs.rows == [2] * 3
+
+
+def test_rows_of_unlike_prompts_sides_and_sizes_have_names_of_their_own(host):
+    def names(sides: list[int], width: int = 5) -> list:
+        options = {"cond_or_uncond": sides, "uuids": ["one", "two"]}
+        return host.calls.Call(torch.zeros(4, 4, 4, width), torch.ones(4), {}, 2, options).row_names
+
+    found = [*names([COND, COND]), *names([UNCOND, UNCOND]), *names([COND, COND], width=6)]
+    assert len(set(found)) == 12
 
 
 def test_overlapping_and_wandering_windows_share_what_frames_have_in_common(prompts, apply, asked, runs):

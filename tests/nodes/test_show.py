@@ -227,18 +227,16 @@ def test_sigmas_are_sampled_in_place_of_a_schedule(compare, base, load, unit, hi
     assert "step 2 of 4" in table
 
 
-def test_blocks_of_transformers_are_counted_as_they_are_read(nodes):
+def test_blocks_of_transformers_are_counted_as_they_are_read(host, answers):
     """From the beginning of their lists, where a UNet takes its encoder's from the end."""
-    host = nodes["CNetCompareControls"].__module__.rpartition(".")[0]
-    record_of, part = sys.modules[f"{host}.host.recording"].Record, sys.modules[f"{host}.answers"].Part
-    tokens, maps = part(torch.zeros(1, 4, 8)), part(torch.zeros(1, 8, 2, 2))
+    tokens, maps = answers.Part(torch.zeros(1, 4, 8)), answers.Part(torch.zeros(1, 8, 2, 2))
     for one, inputs, outputs, names in (
         (tokens, 2, 2, ["block 0", "block 1", "single block 0", "single block 1"]),
         (tokens, 0, 2, ["block 0", "block 1"]),
         (maps, 2, 1, ["input 1", "input 0", "skip 0"]),
     ):
         parts = {"input": [one] * inputs, "output": [one] * outputs, "middle": []}
-        assert list(record_of(1.0, spoken=[parts], rows=[0]).residuals()) == names
+        assert list(host.Record(1.0, spoken=[parts], rows=[0]).residuals()) == names
 
 
 def test_a_recorded_merge_acts_as_a_plain_one(nodes, prompts, draw, load, unit, merge, hint):
@@ -251,6 +249,27 @@ def test_a_recorded_merge_acts_as_a_plain_one(nodes, prompts, draw, load, unit, 
     said = record.residuals()
     assert list(said)[-1] == "middle" and all(len(block) == 2 for block in said.values())
     assert {residual.shape[0] for block in said.values() for residual in block} == {1}
+
+
+def test_a_record_is_of_the_prompts_rows_of_the_largest_picture_nearest_to_its_moment(
+    host, base, load, unit, hint
+):
+    record, model = host.Record(2.0), base[0].model
+    one = unit(load("first"), hint, uncond_gain=0.5)
+    control = host.RecordingControl([one.control], host.merged.Rule(), record)
+    control.pre_run(model, model.model_sampling.percent_to_sigma)
+    cond = {"c_crossattn": torch.zeros(4, 3, 8)}
+
+    def recorded(sigma: float, width: int, sides: tuple[int, ...] = (1, 0)) -> tuple:
+        options = {"cond_or_uncond": list(sides)}
+        control.get_control(torch.zeros(4, 4, 4, width), torch.full((4,), sigma), cond, 2, options)
+        return record.sigma, record.size, record.rows
+
+    assert recorded(3.0, 5) == (3.0, (4, 5), [2, 3])
+    assert recorded(2.0, 5, (0, 1)) == (2.0, (4, 5), [0, 1])
+    assert recorded(2.0, 3) == (2.0, (4, 5), [0, 1])
+    assert recorded(2.0, 7) == (2.0, (4, 7), [2, 3])
+    assert recorded(4.0, 9) == (2.0, (4, 7), [2, 3])
 
 
 def test_comparing_wants_two_controls_that_act(compare, load, unit, hint):

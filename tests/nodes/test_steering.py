@@ -16,7 +16,10 @@ HEIGHT, WIDTH = 4, 5
 
 @pytest.fixture
 def ask(base):
-    """Ask the control in a conditioning for its residuals: ask(conditionings, sides=[UNCOND, COND], ...)."""
+    """Ask the control in a conditioning for its residuals: ask(conditionings, sides=[UNCOND, COND], ...).
+
+    going_on: in the run of the question before.
+    """
 
     def ask(
         prompts: dict[str, list],
@@ -25,10 +28,12 @@ def ask(base):
         percent: float = 0.5,
         window: Any = None,
         size: tuple[int, int] = (HEIGHT, WIDTH),
+        going_on: bool = False,
     ) -> dict[str, list] | None:
         control = prompts["positive"][0][1]["control"]
         model = base[0].model
-        control.pre_run(model, model.model_sampling.percent_to_sigma)
+        if not going_on:
+            control.pre_run(model, model.model_sampling.percent_to_sigma)
         generator = torch.Generator().manual_seed(1)
         latents = torch.randn(16, 4, *size, generator=generator)
         latents = latents[list(window.index_list) if window and window.dim == 0 else list(range(batch))]
@@ -116,6 +121,18 @@ def test_a_step_without_strength_runs_no_network(prompts, apply, hint, ask, runs
     assert runs.rows == [2]
 
 
+def test_every_noise_schedule_has_a_clock_of_its_own(host):
+    class Sampling:
+        """What a host's model_sampling is to a clock: something that is not exchanged."""
+
+    schedules = {10.0: Sampling(), 1.0: Sampling()}
+    clocks = [
+        host.steered._clock_of(sampling, lambda percent, most=most: most * (1 - percent))
+        for most, sampling in schedules.items()
+    ]
+    assert [clock.percent(0.5) for clock in clocks] == pytest.approx([0.95, 0.5])
+
+
 # Sides
 
 
@@ -163,17 +180,31 @@ def test_frames_have_strengths_of_their_own_and_silent_ones_are_not_run(
 def test_every_context_window_gets_the_hints_masks_and_strengths_of_its_frames(
     prompts, load, apply, hint, ask, call
 ):
-    """Also a second window after a first one, which in the host loses the hints beyond its length."""
+    """Also a second window of a run, which in the host loses the hints beyond the first one's length."""
     hints = torch.rand(6, 32, 40, 3, generator=torch.Generator().manual_seed(2))
     masks = torch.rand(6, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(3))
     schedule = call("CNetFrameStrengths", strengths="0.1 0.2 0.3 0.4 0.5 0.6")
     controlled = apply(prompts, load("first"), hints, schedule=schedule, mask=masks)
     whole = blocks(ask(controlled, batch=6))
-    for frames in ([0, 1, 2, 3], [2, 3, 4, 5], [5, 0]):
+    for i, frames in enumerate(([0, 1, 2, 3], [2, 3, 4, 5], [5, 0])):
         window = SimpleNamespace(dim=0, index_list=frames, total_frames=6)
-        seen = blocks(ask(controlled, window=window))
+        seen = blocks(ask(controlled, window=window, going_on=i > 0))
         rows = [side * 6 + frame for side in range(2) for frame in frames]
         assert_same(seen, [block[rows] for block in whole], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("anchor", "frames"), [(None, (2, 3)), (-1, (2, 3)), (0, (0, 2, 3)), (1, (1, 2, 3))])
+def test_the_frame_that_the_host_puts_before_a_window_counts(host, anchor, frames):
+    window = SimpleNamespace(dim=0, index_list=[2, 3], total_frames=4, causal_anchor_index=anchor)
+    asked = host.calls.Call(torch.zeros(2, 4, 4, 5), torch.ones(2), {}, 1, {"context_window": window})
+    assert asked.frames == frames and asked.total == 4
+
+
+def test_a_window_over_the_frames_of_a_video_cuts_no_picture(host):
+    window = SimpleNamespace(dim=2, index_list=[2, 3], total_frames=6)
+    asked = host.calls.Call(torch.zeros(1, 16, 2, 4, 5), torch.ones(1), {}, 1, {"context_window": window})
+    image = torch.rand(1, 3, 32, 40)
+    assert host.calls.window_of(image, asked) is image
 
 
 def test_a_window_over_columns_sees_its_part_of_hint_and_mask(prompts, load, apply, ask):
@@ -206,12 +237,24 @@ def test_a_window_of_a_closed_loop_sees_the_end_of_a_hint_and_then_its_beginning
 def test_a_window_over_columns_sees_a_hint_of_another_shape_cut_as_the_whole_picture_would(
     prompts, load, apply, ask
 ):
-    tall = torch.rand(1, 96, 64, 3, generator=torch.Generator().manual_seed(4))
+    wide = torch.rand(1, 32, 128, 3, generator=torch.Generator().manual_seed(4))
     window = SimpleNamespace(dim=3, index_list=list(range(4, 8)), total_frames=8)
-    seen = ask(apply(prompts, load("first"), tall), window=window, size=(4, 4))
-    # The whole picture is 4x8: of the hint the middle 32 rows remain, and of these the right half.
-    alone = apply(prompts, load("first"), tall[:, 32:64, 32:])
+    seen = ask(apply(prompts, load("first"), wide), window=window, size=(4, 4))
+    # The whole picture is 4x8: of the hint the middle 64 columns remain, and of these the right half.
+    alone = apply(prompts, load("first"), wide[:, :, 64:96])
     assert_same(blocks(seen), blocks(ask(alone, size=(4, 4))), rtol=1e-5, atol=1e-6)
+
+
+def test_a_control_whose_mask_leaves_nothing_of_one_window_may_act_in_the_next(prompts, load, apply, ask):
+    mask = torch.zeros(1, 4, 8)
+    mask[..., 6:] = 1
+    controlled = apply(prompts, load("first"), torch.rand(1, 32, 64, 3), mask=mask)
+    left, right = (
+        SimpleNamespace(dim=3, index_list=list(columns), total_frames=8)
+        for columns in (range(4), range(4, 8))
+    )
+    assert ask(controlled, window=left, size=(4, 4)) is None
+    assert ask(controlled, window=right, size=(4, 4), going_on=True) is not None
 
 
 # Blocks and space
@@ -243,6 +286,16 @@ def test_a_mask_lets_the_control_act_where_it_is_white(prompts, load, apply, hin
     left = blocks(ask(apply(prompts, load("first"), hint, mask=mask_of(0, 1))))
     assert torch.equal(left[0][..., :2], whole[0][..., :2])
     assert not left[0][..., 2:].any()
+
+
+def test_a_mask_lies_over_tokens_row_by_row(prompts, load, apply, base, hint, host):
+    mask = torch.arange(20.0).reshape(1, HEIGHT, WIDTH) / 20
+    control = apply(prompts, load("first"), hint, mask=mask)["positive"][0][1]["control"]
+    model = base[0].model
+    control.pre_run(model, model.model_sampling.percent_to_sigma)
+    asked = host.calls.Call(torch.zeros(2, 4, HEIGHT, WIDTH), torch.ones(2), {}, 2, {})
+    found = control.mask_for(torch.zeros(2, HEIGHT * WIDTH, 8), asked)
+    assert torch.equal(found, mask.flatten()[None, :, None].expand(2, -1, -1))
 
 
 def test_frames_and_pictures_that_a_mask_leaves_nothing_of_are_not_run(
@@ -413,11 +466,26 @@ def test_keys_and_values_of_the_text_are_computed_once_per_run(prompts, draw, lo
         handle.remove()
 
 
-def test_nothing_of_a_run_is_left_on_the_control_or_the_network(prompts, draw, load, apply, hint):
+def test_a_hint_that_is_exchanged_amid_a_run_acts_from_then_on(prompts, load, apply, hint, ask):
+    controlled = apply(prompts, load("first"), hint)
+    before = blocks(ask(controlled))
+    control = controlled["positive"][0][1]["control"]
+    control.cond_hint_original = 1 - control.cond_hint_original
+    exchanged = blocks(ask(controlled, going_on=True))
+    assert not torch.equal(exchanged[-1], before[-1])
+    assert_same(exchanged, blocks(ask(apply(prompts, load("first"), 1 - hint))))
+
+
+def test_nothing_of_a_run_is_left_on_the_control_or_the_network(
+    prompts, draw, load, apply, unit, merge, hint
+):
     control = load("first")
     before = set(vars(control.network.net))
-    controlled = apply(prompts, control, hint)
-    draw(**controlled)
-    assert controlled["positive"][0][1]["control"].run is None
+    merged = merge(prompts, unit(control, hint), unit(load("second"), hint))
+    for controlled in (apply(prompts, control, hint), merged):
+        draw(**controlled)
+        used = controlled["positive"][0][1]["control"]
+        assert used.tiles is None
+        assert all(one.run is None and one.tiles is None for one in getattr(used, "controls", [used]))
     assert set(vars(control.network.net)) == before
     assert not any(p.grad is not None for p in control.network.net.parameters())

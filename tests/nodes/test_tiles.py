@@ -182,6 +182,33 @@ def test_tiles_in_cond_hint_know_their_sides_and_frames(call, large, draw, load,
     torch.testing.assert_close(draw(**asked, batch=2), expected, rtol=1e-4, atol=3e-5)
 
 
+def test_a_merge_with_one_control_inside_the_attention_refuses_tiles(
+    call, large, draw, load, unit, merge, prompts, base
+):
+    reference = unit(call("CNetReference", style_fidelity=0.5), large[:1], vae=base[2])
+    merged = merge(prompts, unit(load("first"), large[:1]), reference)
+    tiler = Tiler(merged["positive"][0][1]["control"])
+    asked = {k: [[text, {**o, "control": tiler}] for text, o in merged[k]] for k in merged}
+    with pytest.raises(ValueError, match="inside the attention"):
+        draw(**asked)
+
+
+@pytest.mark.parametrize("kind", ["plain", "merged"])
+def test_what_a_cancelled_sampler_left_in_cond_hint_is_gone_in_the_next_run(kind, controlled, large, draw):
+    whole = controlled(kind, large, lambda image: image)
+    expected = draw(**whole)
+    for _, options in (*whole["positive"], *whole["negative"]):
+        control = options["control"]
+        control.cond_hint = control.cond_hint_original[..., TILE[0], TILE[1]]
+    assert torch.equal(draw(**whole), expected)
+
+
+def test_a_control_that_is_cut_keeps_all_its_masks(prompts, load, apply, large):
+    masks = torch.rand(2, *large.shape[1:3])
+    control = apply(prompts, load("first"), large[:2], mask=masks)["positive"][0][1]["control"]
+    assert torch.equal(cropped(control).weighting.mask, tile(masks))
+
+
 def test_tiles_are_cut_out_of_a_whole_chain(controlled, large, draw, load, apply):
     def chained(cut: Any) -> dict[str, list]:
         return apply(controlled("merged", large, cut), load("second"), cut(large[:1]))

@@ -129,8 +129,7 @@ def test_trained_in_the_hosts_inference_mode_it_acts_and_the_base_is_as_it_was(
     assert len(results(folders)) == 1
 
 
-def test_the_base_is_the_hosts_memory_not_a_copy_of_it(nodes, model):
-    host = _host(nodes)
+def test_the_base_is_the_hosts_memory_not_a_copy_of_it(host, model):
     with torch.inference_mode(), host.training_mode():
         base = host.training_base(model[0])
         assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
@@ -139,11 +138,6 @@ def test_the_base_is_the_hosts_memory_not_a_copy_of_it(nodes, model):
     assert ours.keys() == theirs.keys()
     assert all(ours[name].data_ptr() == theirs[name].data_ptr() for name in ours)
     assert not any(p.is_inference() or p.requires_grad for p in ours.values())
-
-
-def _host(nodes: dict[str, Any]) -> Any:
-    """The pack's room that knows its host."""
-    return sys.modules[nodes["CNetTrain"].__module__].host
 
 
 class Interrupting:
@@ -299,8 +293,7 @@ def test_data_may_lie_elsewhere_by_a_link_in_the_input_folder(folders, run):
     assert len(data.dataset.pairs) == 3
 
 
-def test_controls_that_cannot_be_trained_are_refused(nodes, train, run):
-    host = _host(nodes)
+def test_controls_that_cannot_be_trained_are_refused(host, train, run):
     with pytest.raises(ValueError, match=r"Connect ControlNet From Model"):
         train(control_net=host.ReferenceControl())
     with pytest.raises(ValueError, match="made for"):
