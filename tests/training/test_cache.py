@@ -1,5 +1,6 @@
 """Caches: keyed by content, reused, resumable, and whole at every moment."""
 
+import dataclasses
 import errno
 import os
 import time
@@ -282,6 +283,97 @@ def test_an_annotator_makes_hints_that_fit_the_cropped_picture(encoders, tmp_pat
     assert (plain.original, plain.crop) == ((100, 64), (18, 0))
 
 
+def test_values_of_an_annotator_beyond_black_and_white_are_black_and_white(encoders, tmp_path):
+    images = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(2))
+    maker = HintMaker("steep", lambda pictures: pictures * 3 - 1)
+    cache = build(from_batch(images), encoders, tmp_path, SMALL, maker)
+    made = cache.hint(cache.manifest.examples[0]).int()
+    expected = (torch.from_numpy(from_batch(images).pairs[0].picture()).int() * 3 - 255).clamp(0, 255)
+    assert (made - expected).abs().max() <= 1
+
+
+def test_areas_alone_keep_their_colours_when_hints_are_scaled(encoders, tmp_path):
+    """From colours that alternate, averages would be made; of a drawing, nearest pixels lose lines."""
+    hints = torch.arange(128).remainder(2).expand(1, 128, 128)[..., None].expand(-1, -1, -1, 3).float()
+    data = from_batch(torch.zeros(1, 128, 128, 3), hints)
+    seen = {}
+    for kind in (None, "lines", "areas"):
+        cache = build(data, encoders, tmp_path, Preparation(64, 64, kind))
+        seen[kind] = set(cache.hint(cache.manifest.examples[0]).unique().tolist())
+    assert seen[None] == seen["lines"] <= {127, 128} and len(seen["areas"]) == 1
+    assert seen["areas"] <= {0, 255}
+
+
+def test_what_a_folder_has_of_other_preparations_is_not_taken_for_this_one(tmp_path):
+    class Sampling(Counting):
+        def latent(self, image):
+            return image.movedim(-1, 0)[:, ::8, ::8].contiguous(), None
+
+    images, hints = torch.rand(2, 1, 128, 160, 3, generator=torch.Generator().manual_seed(2))
+    data = from_batch(images, hints)
+    inverted, halved = (
+        HintMaker("inverted", lambda pictures: 1 - pictures),
+        HintMaker("halved", lambda pictures: pictures / 2),
+    )
+    ways = (
+        (Preparation(64, 64), None),
+        (Preparation(64, 64, "areas"), None),
+        (Preparation(128, 64), None),
+        (Preparation(64, 64, "photo", mirror=True), None),
+        (Preparation(64, 64, "normals", mirror=True), None),
+        (Preparation(64, 64, "midas_normals", mirror=True), None),
+        (Preparation(64, 64, "areas", mirror=True), None),
+        (Preparation(64, 64, "photo", mirror=True), inverted),
+        (Preparation(64, 64, "photo", mirror=True), halved),
+        (Preparation(128, 64, "photo", mirror=True), halved),
+    )
+    for number, (preparation, maker) in enumerate(ways):
+        shared = build(data, Sampling(), tmp_path / "shared", preparation, maker)
+        alone = build(data, Sampling(), tmp_path / str(number), preparation, maker)
+        assert len(shared) == len(alone) == 1 + preparation.mirror
+        for one, other in zip(shared.manifest.examples, alone.manifest.examples, strict=True):
+            assert torch.equal(shared.latent(one)[0], alone.latent(other)[0])
+            assert torch.equal(shared.hint(one), alone.hint(other))
+        if preparation.mirror:
+            plain, turned = shared.manifest.examples
+            assert not torch.equal(shared.latent(plain)[0], shared.latent(turned)[0])
+            assert not torch.equal(shared.hint(plain), shared.hint(turned))
+
+
+def test_the_hash_of_the_data_changes_with_every_part_of_it(encoders, tmp_path):
+    images, hints = torch.rand(2, 2, 64, 64, 3, generator=torch.Generator().manual_seed(2))
+    kinds = (
+        from_batch(images, hints, ["a", "b"]),
+        from_batch(images.flip(0), hints, ["a", "b"]),
+        from_batch(images, hints.flip(0), ["a", "b"]),
+        from_batch(images, hints, ["b", "a"]),
+        from_batch(images.flip(0), hints.flip(0), ["b", "a"]),
+    )
+    found = [build(data, encoders, tmp_path, SMALL).manifest.data_hash for data in (*kinds, kinds[0])]
+    assert len(set(found)) == len(kinds) and found[0] == found[-1]
+
+
+def test_the_largest_pictures_are_those_of_most_pixels_by_height_and_width(tmp_path):
+    class Sampling(Counting):
+        def latent(self, image):
+            return image.movedim(-1, 0)[:, ::8, ::8].contiguous(), None
+
+    sizes = {"square": (192, 192), "wide": (96, 288), "tall": (288, 96)}
+    pairs = {
+        name: dataclasses.replace(pair, name=name)
+        for name, size in sizes.items()
+        for pair in from_batch(torch.zeros(1, *size, 3), torch.zeros(1, *size, 3)).pairs
+    }
+    for names, largest in (
+        (("wide",), (128, 256)),
+        (("tall",), (256, 128)),
+        (("wide", "square", "tall"), (192, 192)),
+    ):
+        chosen = Dataset(tuple(pairs[name] for name in names))
+        cache = build(chosen, Sampling(), tmp_path / names[0], Preparation(192, 64))
+        assert cache.manifest.largest == largest
+
+
 @pytest.mark.parametrize("width", [128, 129, 130, 193])
 def test_a_mirrored_pair_is_cut_alike(encoders, tmp_path, width):
     """The same pixels as picture and hint stay the same, where the middle is half a pixel off as well."""
@@ -333,6 +425,11 @@ def test_of_one_bucket_everything_is_seen_before_anything_comes_again(count, bat
     seen = batches_of_round([0] * count, batch, seed, 0).flatten().tolist()
     for start in range(0, len(seen), count):
         assert sorted(seen[start : start + count]) == list(range(count))
+
+
+def test_each_pass_through_a_bucket_is_in_another_order():
+    passes = batches_of_round("a" * 20, 4, 0, 0).flatten().view(4, 20).tolist()
+    assert len({tuple(order) for order in passes}) == 4
 
 
 def test_a_buckets_batches_are_spread_over_the_round():

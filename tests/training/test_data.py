@@ -421,6 +421,27 @@ def test_pictures_are_turned_laid_over_black_and_scaled_from_sixteen_bits(tmp_pa
         read_picture(tmp_path / "float.tiff")
 
 
+def test_colours_are_read_as_red_green_and_blue(tmp_path):
+    colours = np.array([[[255, 0, 9], [0, 200, 30]]], np.uint8)
+    Image.fromarray(colours).save(tmp_path / "colours.png")
+    assert np.array_equal(read_picture(tmp_path / "colours.png"), colours)
+    few = Image.new("P", (2, 1))
+    few.putpalette([255, 0, 9, 0, 200, 30])
+    few.putdata([0, 1])
+    few.save(tmp_path / "palette.png")
+    assert np.array_equal(read_picture(tmp_path / "palette.png"), colours)
+    # Of a palette's colours one may be no colour.
+    few.save(tmp_path / "hole.png", transparency=0)
+    assert read_picture(tmp_path / "hole.png").tolist() == [[[0, 0, 0], [0, 200, 30]]]
+
+
+def test_sixteen_bits_are_rounded_to_the_nearest_of_eight(tmp_path):
+    every = np.arange(65536).astype(np.uint16).reshape(256, 256)
+    Image.fromarray(every).save(tmp_path / "depth.png")
+    found = read_picture(tmp_path / "depth.png").astype(float)
+    assert np.abs(found - every[..., None] / 257).max() <= 0.5
+
+
 @pytest.mark.parametrize(
     ("suffix", "mode"),
     [
@@ -466,6 +487,22 @@ def test_a_bucket_has_the_nearest_shape_and_no_more_pixels_than_the_square(width
     assert part_wide == width or part_high == height
 
 
+@given(SIDES, SIDES, st.sampled_from([(512, 64), (1024, 64), (128, 32)]))
+def test_no_other_bucket_keeps_more_of_a_picture(width, height, sizes):
+    def kept(wide: int, high: int) -> float:
+        return min(width * high / (wide * height), wide * height / (width * high))
+
+    found = buckets(*sizes)
+    assert kept(*bucket_of(width, height, found)) >= max(kept(*size) for size in found) - 1e-9
+
+
+def test_the_buckets_are_the_largest_of_their_sides_up_to_three_to_one():
+    wide = [(768, 320), (704, 320), (640, 384), (576, 448)]
+    tall = [(height, width) for width, height in reversed(wide)]
+    assert buckets(512, 64) == [*wide, (512, 512), *tall]
+    assert buckets(128, 64) == [(192, 64), (128, 128), (64, 192)]
+
+
 def test_the_square_picture_has_the_square_bucket():
     assert bucket_of(700, 700, buckets(512, 64)) == (512, 512)
     with pytest.raises(DataError, match="choose 448 or 512"):
@@ -481,6 +518,19 @@ def test_picture_and_hint_are_cut_alike_whatever_their_sizes():
     small = fitted(ramp, 64, 64).astype(int)
     assert np.abs(small - fitted(large, 64, 64)).max() <= 1
     assert small[0, 0, 0] == ramp[0, 16, 0] and small[0, -1, 0] == ramp[0, 79, 0]
+    upright = fitted(np.ascontiguousarray(ramp.swapaxes(0, 1)), 64, 64)
+    assert np.array_equal(upright, small.swapaxes(0, 1))
+
+
+def test_what_is_shrunk_is_averaged_and_what_is_enlarged_is_smooth():
+    pixels = np.random.default_rng(1).integers(0, 256, (192, 192, 3), np.uint8)
+    means = pixels.reshape(64, 3, 64, 3, 3).mean((1, 3))
+    assert np.abs(fitted(pixels, 64, 64) - means).max() <= 1
+    # Of areas the middle of what becomes one pixel: with its corner they would lie beside the picture.
+    assert np.array_equal(fitted(pixels, 64, 64, flat=True), pixels[1::3, 1::3])
+    ramp = np.repeat(np.arange(0, 256, 17, np.uint8)[None, :, None], 16, 0).repeat(3, 2)
+    steps = np.diff(fitted(ramp, 64, 64)[32, :, 0].astype(int))
+    assert (steps >= 0).all() and steps.max() <= 6
 
 
 def test_areas_keep_their_colours_when_scaled():
@@ -519,6 +569,18 @@ def test_a_skeleton_whose_colours_are_blurred_is_not_mirrored():
     noisy = np.clip(skeleton([(x, 2, RIGHT_SHOULDER) for x in range(40)]).astype(int) + 9, 0, 255)
     with pytest.raises(DataError, match=r"dancer\.png: 100 % .* cannot be told apart"):
         mirrored_hint(noisy.astype(np.uint8), "skeleton", "dancer.png")
+
+
+@pytest.mark.parametrize(("strange", "fits"), [(2, True), (3, False)])
+def test_two_in_a_hundred_pixels_of_a_skeleton_may_have_strange_colours(strange, fits):
+    colours = [(250, 160, 20)] * strange + [RIGHT_SHOULDER] * (100 - strange)
+    drawn = skeleton([(x, 2, colour) for x, colour in enumerate(colours)], 100)
+    if fits:
+        expected = [(99 - x, 2, LEFT_SHOULDER if x >= strange else colours[x]) for x in range(100)]
+        assert np.array_equal(mirrored_hint(drawn, "skeleton", "x"), skeleton(expected, 100))
+    else:
+        with pytest.raises(DataError, match=r"x: 3 % .* cannot be told apart"):
+            mirrored_hint(drawn, "skeleton", "x")
 
 
 def test_skeletons_that_cannot_be_mirrored_are_named_before_anything_is_computed(folder):

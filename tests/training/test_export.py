@@ -1,6 +1,7 @@
 """Trained networks as files: the loader gives back what was trained, whatever it began with."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -66,6 +67,54 @@ def test_a_control_lora_comes_back_as_it_was_trained(config, tmp_path):
     assert ours[-1].abs().max() > 0
     for mine, theirs in zip(ours, residuals(loaded, source, loaded.encode_hint), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, None], ids=["fp16", "bf16", "as it is"])
+def test_every_weight_is_written_in_the_type_that_was_asked_for(dtype, tmp_path):
+    learner, source, _ = trained(SETTINGS)
+    path = tmp_path / "net.safetensors"
+    save_result(learner.net, learner.result(), path, result_metadata(learner, source), dtype=dtype)
+    tensors, result = read_state_dict(path).tensors, learner.result()
+    assert tensors.keys() == result.keys()
+    for name, tensor in tensors.items():
+        assert tensor.dtype == (dtype or torch.float32)
+        assert torch.equal(tensor, result[name].to(tensor.dtype))
+
+
+def test_the_file_says_how_it_was_made(tmp_path):
+    settings = dataclasses.replace(SETTINGS, prediction="v", seed=7)
+    learner, source, _ = trained(settings)
+    path = tmp_path / "net.safetensors"
+    save_result(learner.net, learner.result(), path, result_metadata(learner, source))
+    said = read_state_dict(path).metadata
+    expected = {"prediction": "v", "steps": "3", "hint_kind": "lines", "annotator": "canny"}
+    assert {name: said[f"cnet.{name}"] for name in expected} == expected
+    assert said["cnet.data_hash"] == source.data_hash
+    assert json.loads(said["cnet.settings"]) == dataclasses.asdict(settings)
+
+
+def test_averaged_weights_are_what_is_written(tmp_path):
+    learner, source, _ = trained(dataclasses.replace(SETTINGS, ema=0.9))
+    path = tmp_path / "net.safetensors"
+    save_result(learner.net, learner.result(), path, result_metadata(learner, source), dtype=None)
+    tensors = read_state_dict(path).tensors
+    for name, average in zip(learner.named, learner.average, strict=True):
+        assert torch.equal(tensors[name], average)
+    assert any(not torch.equal(tensors[name], weight) for name, weight in learner.named.items())
+
+
+def test_the_changes_of_a_control_lora_are_no_larger_than_their_layers_and_drawn_by_fan_in():
+    learner, _, before = trained(dataclasses.replace(SETTINGS, rank=24))
+    spreads = []
+    for name, layer in learner.net.named_modules():
+        if not hasattr(layer, "down"):
+            continue
+        out, into = layer.weight.shape[:2]
+        rank = min(24, out, into)
+        assert layer.up.shape[:2] == (out, rank) and layer.down.shape[:2] == (rank, into)
+        assert not layer.weight.requires_grad and not before[f"{name}.up"].any()
+        spreads.append((before[f"{name}.down"] * layer.weight[0].numel() ** 0.5).flatten())
+    assert abs(torch.cat(spreads).std() - 1) < 0.05
 
 
 def test_a_union_network_learns_one_kind_and_stays_a_union(union, tmp_path):

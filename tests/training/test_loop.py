@@ -7,7 +7,9 @@ import os
 import pytest
 import torch
 
+from cnet_core.drawing import COLOURS
 from cnet_core.errors import TrainingError
+from cnet_core.training.curves import History, curves
 from cnet_core.training.learner import Learner
 from cnet_core.training.loop import CURVES, HISTORY, STATES, fit, probe_file
 from cnet_core.training.optimizer import ema_decay, rate_at
@@ -331,11 +333,29 @@ def test_cancelled_while_the_averaged_weights_draw_it_keeps_the_others(tmp_path,
     assert same(resumed.state().tensors, straight.state().tensors)
 
 
+def test_the_running_mean_is_a_plain_one_at_first_and_then_forgets():
+    assert History([4.0, 2.0, 0.0]).smoothed() == pytest.approx([4, 3, 2])
+    assert History([0.0] * 100 + [1.0]).smoothed()[-1] == pytest.approx(0.02)
+
+
+def test_a_loss_that_falls_is_drawn_falling():
+    picture = curves(History([1 - i / 100 for i in range(100)]))[0]
+    line = (picture * 255 - torch.tensor(COLOURS[0])).abs().amax(-1) < 8
+    rows, columns = line.nonzero().T
+    left, right = (rows[columns == edge].float().mean() for edge in (columns.min(), columns.max()))
+    assert left + 50 < right
+
+
 def test_the_rate_rises_then_stays_or_falls_to_nothing():
     constant = dataclasses.replace(SETTINGS, warm_up=4, steps=14, rate=1.0)
     assert [rate_at(s, constant) for s in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     cosine = dataclasses.replace(constant, schedule="cosine")
     assert rate_at(9, cosine) == pytest.approx(0.5) and rate_at(14, cosine) == pytest.approx(0, abs=1e-12)
+    # The quarters of a half wave.
+    quarters = dataclasses.replace(cosine, steps=12)
+    falls = [rate_at(s, quarters) for s in (3, 4, 6, 8, 10)]
+    assert falls == pytest.approx([1.0, 1.0, 0.853553, 0.5, 0.146447], rel=1e-5)
+    assert rate_at(20, quarters) == pytest.approx(0, abs=1e-12)
 
 
 def test_accumulated_and_whole_batches_read_the_same_examples_in_the_end(source):

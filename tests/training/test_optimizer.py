@@ -1,4 +1,4 @@
-"""The 8-bit optimizer: near the other one, exactly resumed, and refused where it cannot be."""
+"""AdamW by its paper; in 8 bits near that, exactly resumed, and refused where it cannot be."""
 
 import dataclasses
 import sys
@@ -8,12 +8,32 @@ import torch
 
 from cnet_core.errors import TrainingError
 from cnet_core.training.loop import STATES, fit
+from cnet_core.training.optimizer import make_optimizer
 from cnet_core.training.state import read_state
 
 from .conftest import SETTINGS, make_learner
 from .test_loop import Cancelled, cancel_at, same
 
 EIGHT = dataclasses.replace(SETTINGS, optimizer="adamw8bit", rate=1e-3)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_its_steps_are_those_of_the_paper(weight_decay):
+    """arXiv 1711.05101, algorithm 2, with the usual betas and epsilon: weights decay by the rate alone."""
+    settings = dataclasses.replace(SETTINGS, rate=0.05, weight_decay=weight_decay)
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.nn.Parameter(torch.randn(20, generator=generator))
+    optimizer = make_optimizer([weight], settings)
+    wanted, first, second = weight.detach().double().clone(), 0, 0
+    for step in range(1, 6):
+        gradient = torch.randn(20, generator=generator)
+        weight.grad = gradient.clone()
+        optimizer.step()
+        first = 0.9 * first + 0.1 * gradient.double()
+        second = 0.999 * second + 0.001 * gradient.double() ** 2
+        moved = first / (1 - 0.9**step) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        wanted = wanted - 0.05 * (moved + weight_decay * wanted)
+        torch.testing.assert_close(weight.detach().double(), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.embeddings import get_timestep_embedding
 
+from cnet_core.control.hint import luminance
 from cnet_core.errors import BaseMismatchError, DataError
 from cnet_core.networks.config import UNetConfig
 from cnet_core.training.cache import Cache, Preparation, build
@@ -90,6 +92,42 @@ def test_captions_are_dropped_at_their_rate_when_they_are_drawn(cache):
     assert all(source.batch(i, 2, 0, 1.0).dropped[0] for i in range(20))
 
 
+def test_each_row_of_a_batch_draws_its_own_latent_and_its_captions_fate(cache):
+    source = CachedSource(cache, BASE)
+    batches = [source.batch(index, 2, 0, 0.5) for index in range(20)]
+    named = {example.name: example for example in cache.manifest.examples}
+    for batch in batches:
+        means = torch.stack([cache.latent(named[name])[0] for name in batch.names])
+        one, other = batch.latents - 0.5 * means
+        assert not torch.allclose(one, other, atol=0.05)
+    assert {batch.dropped for batch in batches} >= {(True, False), (False, True)}
+
+
+def test_the_next_round_is_in_another_order(cache):
+    source = CachedSource(cache, BASE)
+    first, second = ([source.batch(start + i, 2, 0, 0.0).names for i in range(10)] for start in (0, 10))
+    assert first != second
+
+
+def test_a_text_is_repeated_to_the_length_of_the_others(tmp_path):
+    """Zeros in place of it would take their share of the attention."""
+
+    class Counted(Encoders):
+        def text(self, caption):
+            """As CLIP does, the empty text is no zeros."""
+            length = 2 + len(caption)
+            return torch.arange(1.0, 1 + length)[:, None].expand(length, 6).contiguous(), None
+
+    data = from_batch(torch.zeros(4, 64, 64, 3), torch.zeros(4, 64, 64, 3), ["four"])
+    source = CachedSource(build(data, Counted(), tmp_path, Preparation(64, 64)), BASE)
+    batches = [source.batch(index, 4, 0, 0.5) for index in range(8)]
+    both = [batch for batch in batches if 0 < sum(batch.dropped) < 4]
+    assert both
+    for batch in both:
+        for dropped, context in zip(batch.dropped, batch.context, strict=True):
+            assert context[:, 0].tolist() == ([1, 2] * 3 if dropped else [1, 2, 3, 4, 5, 6])
+
+
 def test_texts_of_other_lengths_go_together_with_the_empty_one_only(tmp_path):
     """Else a few captions of several lengths are repeated to their least common multiple."""
     generator = torch.Generator().manual_seed(1)
@@ -108,6 +146,20 @@ def test_grey_hints(cache):
         CachedSource(cache, BASE, hint_channels=4)
 
 
+def test_a_grey_hint_is_the_same_in_one_channel_and_in_three(tmp_path):
+    ramp = torch.arange(64 * 64).remainder(256).view(64, 64, 1).expand(64, 64, 3).float() / 255
+    noise = torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(1))
+    data = from_batch(torch.zeros(2, 64, 64, 3), torch.stack([ramp, noise]), ["a"])
+    cache = build(data, Encoders(), tmp_path, Preparation(64, 64))
+    grey, colours = CachedSource(cache, BASE, hint_channels=1), CachedSource(cache, BASE)
+    for index in range(2):
+        one, three = grey.batch(index, 1, 0, 0.0), colours.batch(index, 1, 0, 0.0)
+        assert one.names == three.names
+        if one.names == (cache.manifest.examples[0].name,):
+            assert torch.equal(one.hints.expand(-1, 3, -1, -1), three.hints)
+        assert (one.hints - 255 * luminance(three.hints / 255)).abs().max() <= 0.501
+
+
 def test_vectors_tell_sdxl_the_sizes(cache):
     batch = CachedSource(cache, XL).batch(0, 2, 0, 0.0)
     example = next(e for e in cache.manifest.examples if e.name == batch.names[0])
@@ -115,6 +167,34 @@ def test_vectors_tell_sdxl_the_sizes(cache):
     pooled = cache.text(example.text)[1]
     assert batch.y is not None and torch.equal(batch.y[0], size_condition(pooled, sizes))
     assert batch.y.shape == (2, 5 + 6 * 256)
+
+
+@pytest.mark.parametrize("drop", [0.0, 1.0])
+def test_vectors_are_those_of_diffusers_with_height_before_width(tmp_path, drop):
+    """Its add_time_ids: the original's size, the crop's top and left, the target's size; after the text."""
+    expected = {
+        "wide": ((80, 270), (0, 12), (64, 192)),
+        "tall": ((270, 80), (12, 0), (192, 64)),
+        "square": ((150, 160), (0, 4), (128, 128)),
+    }
+    pairs = [
+        dataclasses.replace(pair, name=name)
+        for name, (size, _, _) in expected.items()
+        for pair in from_batch(torch.zeros(1, *size, 3), torch.zeros(1, *size, 3), ["abc"]).pairs
+    ]
+    source = CachedSource(build(Dataset(tuple(pairs)), Encoders(), tmp_path, Preparation(128, 64)), XL)
+    seen = set()
+    for index in range(3):
+        batch = source.batch(index, 2, 0, drop)
+        assert batch.y is not None
+        for name, vector in zip(batch.names, batch.y, strict=True):
+            numbers = torch.tensor(expected[name]).flatten()
+            embedded = get_timestep_embedding(numbers, 256, flip_sin_to_cos=True, downscale_freq_shift=0)
+            # The dropped caption's pooled text is dropped with it.
+            torch.testing.assert_close(vector[:5], torch.full((5,), 0.0 if drop else 3.0))
+            torch.testing.assert_close(vector[5:], embedded.flatten(), rtol=0, atol=1e-4)
+            seen.add(name)
+    assert seen == {*expected}
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,49 @@ def test_min_snr_weighs_the_prediction_of_the_latents_as_its_paper_says(predicti
     torch.testing.assert_close(ours, paper, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("gamma", [5.0, 0.5])
+def test_the_loss_is_weighed_by_min_snr_where_it_is_asked_for(base, net, source, prediction, gamma):
+    batch = source.batch(0, 4, 0, 0.0)
+    noise, timesteps = draw(batch, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        plain, weighed = (
+            losses(base, Trainee(net), batch, noise, timesteps, Objective(prediction, min_snr))
+            for min_snr in (0.0, gamma)
+        )
+    kept = DDPMScheduler(**SCHEDULER).alphas_cumprod[timesteps]
+    snr = kept / (1 - kept)
+    weights = snr.clamp(max=gamma) / (snr if prediction == "eps" else snr + 1)
+    torch.testing.assert_close(weighed, plain * weights, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    "white", [torch.tensor(255, dtype=torch.uint8), torch.tensor(1.0)], ids=["8 bits", "float"]
+)
+def test_white_hints_are_one_for_the_network(base, net, source, white):
+    batch = dataclasses.replace(source.batch(0, 2, 0, 0.0), hints=white.expand(2, 3, 32, 32).clone())
+    noise, timesteps = draw(batch, torch.Generator().manual_seed(1))
+    seen = []
+
+    def control(x, hints, *more):
+        seen.append(hints)
+        return Trainee(net)(x, hints, *more)
+
+    losses(base, control, batch, noise, timesteps, PLAIN)
+    assert torch.equal(seen[0], torch.ones(2, 3, 32, 32))
+
+
+def test_every_timestep_is_drawn_alike_and_noise_has_unit_variance(source):
+    many = torch.zeros(40_000, 2, 1, 1)
+    batch = dataclasses.replace(source.batch(0, 1, 0, 0.0), latents=many)
+    noise, timesteps = draw(batch, torch.Generator().manual_seed(1))
+    # 40 of each, give or take their root.
+    counts = torch.bincount(timesteps)
+    assert len(counts) == 1000 and counts.min() > 10 and counts.max() < 80
+    assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
+    assert noise.shape == many.shape and len(noise.unique()) > 0.9 * noise.numel()
+
+
 @pytest.mark.parametrize("config", [CONFIG, XL], ids=["sd15", "sdxl"])
 def test_before_the_first_step_the_controlled_base_is_the_base_bit_for_bit(config):
     base, batch = make_base(config), Memory(4, config).batch(0, 4, 0, 0.5)
@@ -181,3 +224,58 @@ def test_two_batches_of_two_give_the_gradients_of_one_of_four(base, net, source)
         (found.mean() / 2).backward()
     for name, parameter in net.named_parameters():
         torch.testing.assert_close(parameter.grad, at_once[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_reads_the_next_batches_by_the_settings():
+    asked = []
+
+    class Asked(Memory):
+        def batch(self, *arguments):
+            asked.append(arguments)
+            return super().batch(*arguments)
+
+    learner, source = make_learner(dataclasses.replace(SETTINGS, accumulation=3, seed=5, drop=0.3)), Asked()
+    learner.advance(source)
+    learner.advance(source)
+    assert asked == [(index, 2, 5, 0.3) for index in range(6)]
+
+
+def test_what_the_settings_say_of_the_loss_is_what_is_computed(source):
+    settings = dataclasses.replace(SETTINGS, prediction="v", min_snr=2.0, precision="bf16", recompute="all")
+    assert settings.objective == Objective("v", 2.0, "bf16", True)
+    assert SETTINGS.objective == Objective("eps", 0.0, "fp32", False)
+    found = {
+        float(make_learner(dataclasses.replace(SETTINGS, prediction=kind, min_snr=gamma)).advance(source))
+        for kind in ("eps", "v")
+        for gamma in (0.0, 0.1)
+    }
+    assert len(found) == 4
+
+
+def test_a_step_is_taken_at_its_own_rate(source):
+    learner, taken = make_learner(dataclasses.replace(SETTINGS, warm_up=4, rate=1.0)), []
+    learner.optimizer.register_step_pre_hook(
+        lambda *_: taken.extend(group["lr"] for group in learner.optimizer.param_groups)
+    )
+    for _ in range(3):
+        learner.advance(source)
+    assert taken == [0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3, 1e3])
+def test_a_step_follows_the_mean_gradient_of_its_batches_up_to_a_length(source, clip):
+    def followed(accumulation, clip, step):
+        """At the weights of the beginning, whatever the step."""
+        learner = make_learner(dataclasses.replace(SETTINGS, accumulation=accumulation, clip=clip))
+        taken = []
+        learner.optimizer.register_step_pre_hook(
+            lambda *_: taken.append(torch.cat([p.grad.flatten() for p in learner.weights]))
+        )
+        learner.step = step
+        learner.advance(source)
+        return taken[0]
+
+    mean = (followed(1, 0.0, 0) + followed(1, 0.0, 1)) / 2
+    assert mean.norm() > 1e-2
+    wanted = mean * min(1.0, clip / mean.norm()) if clip else mean
+    torch.testing.assert_close(followed(2, clip, 0), wanted, rtol=1e-3, atol=1e-7)
