@@ -21,6 +21,7 @@ from cnet_core.training.cache import Cache, HintMaker, Preparation, build
 from cnet_core.training.data import Dataset, from_batch, read_folder
 from cnet_core.training.encoders import MiniEncoders
 from cnet_core.training.order import batches_of_round, mixed
+from cnet_core.training.pictures import read_picture
 
 REPO = Path(__file__).parents[2]
 SMALL = Preparation(64, 64)
@@ -401,6 +402,9 @@ def test_the_mini_encoders_encode_as_the_mini_networks_do(tmp_path):
     with torch.inference_mode():
         mean, std = encoders.latent(torch.rand(128, 128, 3))
         context, pooled = encoders.text("a red dancer")
+    scene = torch.from_numpy(read_picture(tmp_path / "images" / "a.png")[:128, :128]).float() / 255
+    again = encoders.decode(encoders.latent(scene)[0].detach()[None] * encoders.latent_scale)[0]
+    assert (again - scene).abs().mean() < 0.05
     assert mean.shape == (4, 16, 16) and std is None and pooled is None
     assert context.shape == (20, 64) and encoders.latent_scale is not None
     assert len(build(read_folder(tmp_path), encoders, tmp_path / "cache", Preparation(128, 64))) == 1
@@ -436,6 +440,7 @@ def test_a_buckets_batches_are_spread_over_the_round():
     made = batches_of_round("a" * 300 + "b" * 100, 4, 0, 0)
     places = (made[:, 0] >= 300).nonzero().flatten()
     assert len(places) == 100 and (places.diff() <= 9).all()
+    assert places[0] <= 9 and places[-1] >= 390
 
 
 def test_rounds_and_seeds_differ_in_order():
