@@ -28,7 +28,9 @@ WIDTHS = (4, 8, 8, 16)
 
 
 @pytest.fixture(scope="session")
-def nodes() -> dict[str, Any]:
+def nodes(tmp_path_factory) -> dict[str, Any]:
+    # Previews are written there, else below whoever runs the tests.
+    shims.folder_paths.set_directory("temp", tmp_path_factory.mktemp("temp"))
     return {**loader.load_nodes(), **loader.load_pack(TINY_PACK)}
 
 
