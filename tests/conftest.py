@@ -1,6 +1,7 @@
 """What every test shares."""
 
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -18,3 +19,18 @@ def pytest_runtest_setup() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A TorchScript program's file."""
+
+    class Program(torch.nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    with warnings.catch_warnings():
+        # Newer versions of torch would rather have another format.
+        warnings.simplefilter("ignore")
+        torch.jit.script(Program()).save(tmp_path / "program.pth")
+    return tmp_path / "program.pth"

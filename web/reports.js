@@ -11,7 +11,7 @@ const STYLE = {
 };
 const LEAST = 60;
 
-function show(node, text) {
+function show(node, lines) {
     let widget = node.widgets?.find(widget => widget.name === NAME);
     if (!widget) {
         const element = document.createElement("div");
@@ -23,7 +23,7 @@ function show(node, text) {
         node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
     }
     // As text, never as HTML: files and metadata of strangers are named in it.
-    widget.element.textContent = text;
+    widget.element.textContent = lines.join("\n");
     node.setDirtyCanvas(true, true);
 }
 
@@ -41,14 +41,14 @@ app.registerExtension({
         const executed = nodeType.prototype.onExecuted;
         nodeType.prototype.onExecuted = function (output) {
             executed?.apply(this, arguments);
-            if (output?.text) show(this, output.text.join("\n"));
+            if (output?.text) show(this, output.text);
         };
     },
     // Where nodes are made anew: after undo, in another tab, from the history.
     onNodeOutputsUpdated(outputs) {
         for (const [id, output] of Object.entries(outputs)) {
             const node = output?.text && located(id);
-            if (node?.type?.startsWith("CNet")) show(node, output.text.join("\n"));
+            if (node?.type?.startsWith("CNet")) show(node, output.text);
         }
     },
 });

@@ -206,17 +206,15 @@ def build(
             if written.lacks(key):
                 progress(0, total)
                 context, pooled = encoders.text(caption)
-                parts = {"context": context, "pooled": pooled}
-                read = {name: t.half() for name, t in parts.items() if t is not None}
-                written.add(key, _numbers(read, f"the caption {caption!r}", "CLIP"))
+                parts = {"context": context.half(), "pooled": None if pooled is None else pooled.half()}
+                written.add(key, _numbers(parts, f"the caption {caption!r}", "CLIP"))
         for pair in dataset.pairs:
             for prepared in _prepared(pair, preparation, sizes, encoders.latent_id, hint_maker):
                 progress(len(examples), total)
                 if latents.lacks(prepared.latent):
                     mean, std = encoders.latent(_floats(prepared.image()))
                     parts = {"mean": mean.float(), "std": None if std is None else std.half()}
-                    drawn = {name: t for name, t in parts.items() if t is not None}
-                    latents.add(prepared.latent, _numbers(drawn, pair.name, "VAE"))
+                    latents.add(prepared.latent, _numbers(parts, pair.name, "VAE"))
                 if hints.lacks(prepared.hint):
                     hints.add(prepared.hint, {"hint": torch.from_numpy(prepared.control())})
                 examples.append(prepared.example(texts[pair.caption]))
@@ -251,15 +249,17 @@ def _check_owned(manifest: Path, shards: Mapping[str, Shards]) -> None:
         )
 
 
-def _numbers(parts: dict[str, Tensor], what: str, encoder: str) -> dict[str, Tensor]:
-    """What was encoded; raises DataError where it is no numbers, which spoil every step that reads them."""
-    if not all(part.isfinite().all() for part in parts.values()):
+def _numbers(parts: Mapping[str, Tensor | None], what: str, encoder: str) -> dict[str, Tensor]:
+    """Those that an encoder made; raises DataError where they are no numbers, which spoil every step that
+    reads them."""
+    made = {name: part for name, part in parts.items() if part is not None}
+    if not all(part.isfinite().all() for part in made.values()):
         raise DataError(
             f"what the {encoder} made of {what} are no numbers (NaN or infinity), as happens in half "
             f"precision. Run the {encoder} in fp32 (ComfyUI's options --fp32-vae and --fp32-text-enc), or "
             "take this out."
         )
-    return parts
+    return made
 
 
 def _captions(dataset: Dataset) -> list[str]:

@@ -116,23 +116,14 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def program(path):
-    class Program(torch.nn.Module):
-        def forward(self, x):
-            return x + 1
-
-    with warnings.catch_warnings():
-        # Newer versions of torch would rather have another format.
-        warnings.simplefilter("ignore")
-        torch.jit.script(Program()).save(path)
-
-
-@pytest.mark.parametrize("write", [program, lambda path: path.write_bytes(b"storages and more")])
-def test_what_older_versions_of_torch_would_run_does_not_get_to_it(tmp_path, monkeypatch, write):
-    write(tmp_path / "net.pth")
+@pytest.mark.parametrize("what", ["program", "tar"])
+def test_what_older_versions_of_torch_would_run_does_not_get_to_it(tmp_path, monkeypatch, program, what):
+    path = program if what == "program" else tmp_path / "net.pth"
+    if what == "tar":
+        path.write_bytes(b"storages and more")
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
-    with pytest.raises(WeightsError, match=r"net\.pth could not be read as weights"):
-        weights.read(tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=rf"{path.name} could not be read as weights"):
+        weights.read(path)
 
 
 class Harm:

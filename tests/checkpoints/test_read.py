@@ -9,7 +9,6 @@ import pickle
 import struct
 import sys
 import tarfile
-import warnings
 import zipfile
 
 import pytest
@@ -257,21 +256,6 @@ def test_a_name_that_is_no_unicode_is_not_called_damage(tmp_path):
     (tmp_path / "n.safetensors").rename(odd)
     with pytest.raises(CheckpointError, match="rename it"):
         read_state_dict(odd)
-
-
-@pytest.fixture
-def program(tmp_path):
-    """A TorchScript program's file."""
-
-    class Program(torch.nn.Module):
-        def forward(self, x):
-            return x + 1
-
-    with warnings.catch_warnings():
-        # Newer versions of torch would rather have another format.
-        warnings.simplefilter("ignore")
-        torch.jit.script(Program()).save(tmp_path / "program.pth")
-    return tmp_path / "program.pth"
 
 
 def test_a_program_is_refused_before_torch_sees_it(program, monkeypatch):
