@@ -104,8 +104,7 @@ def encoder_config(state: State, metadata: Mapping[str, str] | None = None) -> U
     contexts = (t.shape[1] for name, t in state.items() if name.endswith(".attn2.to_k.weight"))
     # The small SDXL ControlNets have a middle transformer without blocks; elsewhere none means they are
     # missing, unless the file says that there are none.
-    written = _written_middle(metadata or {}, max(depths))
-    middle = counts("middle_block.1.transformer_blocks") or written
+    middle = counts("middle_block.1.transformer_blocks") or _written_middle(metadata or {}, max(depths))
     context_dim = next(contexts, 0)
     linear = any(len(t.shape) == 2 for name, t in state.items() if name.endswith(".1.proj_in.weight"))
     return UNetConfig(
