@@ -33,7 +33,9 @@ def answer_of(residuals: Residuals) -> Answer:
 
 
 def at_rows(answer: Answer, rows: Sequence[int], total: int) -> Answer:
-    """An answer for these rows as one for `total` rows, 0 in the others."""
+    """An answer for these rows as one for `total` rows, 0 in the others; itself where these are all."""
+    if list(rows) == list(range(total)):
+        return answer
     return {place: [None if t is None else placed(t, rows, total) for t in answer[place]] for place in PLACES}
 
 
@@ -67,6 +69,11 @@ def _backwards(answer: Answer, place: str) -> bool:
     """Whether a list begins with the deepest block: a UNet takes maps for its encoder from the list's end;
     transformers take tokens from its beginning."""
     return place == "input" and any(residual is not None and residual.ndim == 4 for residual in answer[place])
+
+
+def spoken(parts: Parts) -> Answer:
+    """What a control says by itself, weighed."""
+    return {place: [None if part is None else part.value for part in parts[place]] for place in PLACES}
 
 
 def merge_parts(controls: Sequence[Parts], rule: Rule) -> Answer:

@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -236,20 +237,25 @@ class Kept:
             values = values.to(precision, copy=True).sub_(origin)
         return torch.linalg.vector_norm(values.unflatten(1, (-1, self.block)), dim=-1, dtype=precision)
 
-    def squares(self, *lengths: Tensor) -> Tensor:
-        """Of lengths [n,B] of blocks the squared lengths of the residuals, [len(lengths),n,R] on the CPU.
+    @cached_property
+    def starts(self) -> list[int]:
+        """For each residual its first block."""
+        return [end // self.block for end in accumulate(self.sizes[:-1], initial=0)]
+
+    def squares(self, *lengths: Tensor) -> np.ndarray:
+        """Of lengths [n,B] of blocks the squared lengths of the residuals, [len(lengths),n,R] in fp64.
 
         By blocks, because a GPU takes longer to begin on each residual by itself than to reduce them all.
         """
-        blocks = torch.stack(lengths).cpu().double().square()
-        counts = torch.tensor([size // self.block for size in self.sizes])
-        return torch.segment_reduce(blocks, "sum", lengths=counts.expand(*blocks.shape[:-1], -1), axis=-1)
+        blocks = torch.stack(lengths).cpu().numpy().astype(np.float64)
+        return np.add.reduceat(blocks**2, self.starts, axis=-1)
 
     def residuals(self, values: Tensor | None = None) -> list[Tensor | None]:
         """Views of the residuals, or of others that are laid out alike, [n,N] as [n,...]."""
         whole = self.values if values is None else values
+        rows = whole.shape[0]
         parts = whole.split(self.sizes, 1)
-        views = [part.view(len(whole), *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        views = [part.view(rows, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
         return [None if place is None else views[place] for place in self.places]
 
 
@@ -307,7 +313,10 @@ class Memory:
         calls = max(1, math.floor(asked / (max(farthest, 0) + 1) + 0.5))
         if calls not in self._plans:
             self._plans[calls] = self.reuse.plan(self.ways, calls)
-        return any(last < step <= position for step in self._plans[calls])
+        plan = self._plans[calls]
+        # The first step of the plan after the last anchor.
+        coming = bisect_right(plan, last)
+        return coming < len(plan) and plan[coming] <= position
 
     def keep(
         self, rows: Sequence[Hashable], position: float, residuals: Sequence[Tensor | None]
@@ -412,7 +421,7 @@ class Memory:
         """Set the distances of the next anchors."""
         predicted = self._together(rows, kept.position)
         missed, size = kept.squares(kept.lengths(values, predicted), kept.lengths(values))
-        for row, error in zip(rows, *_shares(size.sqrt(), missed.sqrt()), strict=True):
+        for row, error in zip(rows, *_shares(np.sqrt(size), np.sqrt(missed)), strict=True):
             anchors = self._rows[row]
             growth = (self.reuse.bound / max(error, 1e-9)) ** (1 / len(anchors))
             gap = (kept.position - anchors[-1].position) * min(growth, _GROWTH)
@@ -430,6 +439,6 @@ def _precision(values: Tensor) -> torch.dtype:
     return torch.promote_types(values.dtype, torch.float32)
 
 
-def _shares(size: Tensor, *parts: Tensor) -> list[list[float]]:
+def _shares(size: np.ndarray, *parts: np.ndarray) -> list[list[float]]:
     """Of each part [n,R] the mean share of the size [n,R], by row."""
-    return [(part / size.clamp_min(_TINY)).mean(-1).tolist() for part in parts]
+    return [(part / np.maximum(size, _TINY)).mean(-1).tolist() for part in parts]

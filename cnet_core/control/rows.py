@@ -29,9 +29,7 @@ def pick(value: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def placed(value: Tensor, rows: Sequence[int], total: int) -> Tensor:
-    """A tensor [N,...] at these rows of one of `total` rows, 0 in the others; itself where these are all."""
-    if list(rows) == list(range(total)):
-        return value
+    """A tensor [N,...] at these rows of one of `total` rows, 0 in the others."""
     full = value.new_zeros(total, *value.shape[1:])
     full[index_of(rows, full.device)] = value
     return full

@@ -7,9 +7,8 @@ M_k resized to block i, its contribution is s_k(t) * w_k[i] * g_k * M_k,i * R_k,
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import ControlError
@@ -129,15 +128,22 @@ class Weighting:
         rows: the strength of each row; mask_for: the mask for a residual, broadcastable to it, or None.
         """
         weights = iter(self.blocks.of(sum(residual is not None for residual in residuals)))
-        # Blocks of one weight share the tensor of their rows, which is filled value by value.
-        times = cache(partial(_rows_times, rows=tuple(rows)))
+        even = all(row == rows[0] for row in rows)
         parts: list[Part | None] = []
+        # Blocks of one weight share the tensor of their rows, which is filled value by value.
+        filled: dict[Any, Tensor] = {}
         for residual in residuals:
             weight = 0.0 if residual is None else next(weights)
             if residual is None or weight == 0:
                 parts.append(None)
                 continue
-            factor = times(weight, residual.device, residual.dtype, residual.ndim)
+            factor: float | Tensor = weight * rows[0]
+            if not even:
+                key = weight, residual.device, residual.dtype, residual.ndim
+                if key not in filled:
+                    values = constants([weight * row for row in rows], residual.device, residual.dtype)
+                    filled[key] = values.view(-1, *[1] * (residual.ndim - 1))
+                factor = filled[key]
             parts.append(Part(residual, factor, mask_for(residual), weight))
         return parts
 
@@ -151,12 +157,3 @@ def effective_strengths(
     """
     strengths = [weighting.strength_when(sigma, span, clock.percent) for sigma in sigmas]
     return [(s * weighting.gain(COND), s * weighting.gain(UNCOND)) for s in strengths]
-
-
-def _rows_times(
-    weight: float, device: torch.device, dtype: torch.dtype, ndim: int, rows: Sequence[float]
-) -> float | Tensor:
-    if all(row == rows[0] for row in rows):
-        return weight * rows[0]
-    values = constants([weight * row for row in rows], device, dtype)
-    return values.view(-1, *[1] * (ndim - 1))

@@ -73,17 +73,19 @@ class ResBlock(nn.Module):
 
     def __init__(self, cin: int, cout: int, emb_width: int, build: Build):
         super().__init__()
-        self.in_layers = nn.Sequential(build.group_norm(cin), nn.SiLU(), build.conv(cin, cout, 3))
-        # What does nothing keeps the LDM key numbers: the release has the activation, and dropout, there.
-        self.emb_layers = nn.Sequential(nn.Identity(), build.linear(emb_width, cout))
-        self.out_layers = nn.Sequential(
-            build.group_norm(cout), nn.SiLU(), nn.Identity(), build.conv(cout, cout, 3)
-        )
+        # What does nothing keeps the LDM key numbers: the release has activations, and dropout, there.
+        nothing = nn.Identity()
+        self.in_layers = nn.ModuleList([build.group_norm(cin), nothing, build.conv(cin, cout, 3)])
+        self.emb_layers = nn.ModuleList([nothing, build.linear(emb_width, cout)])
+        self.out_layers = nn.ModuleList([build.group_norm(cout), nothing, nothing, build.conv(cout, cout, 3)])
         self.skip_connection = nn.Identity() if cin == cout else build.conv(cin, cout, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
-        return self.skip_connection(x) + self.out_layers(h)
+        norm_in, _, conv_in = self.in_layers
+        _, shift = self.emb_layers
+        norm_out, _, _, conv_out = self.out_layers
+        h = conv_in(F.silu(norm_in(x))) + shift(emb)[..., None, None]
+        return self.skip_connection(x) + conv_out(F.silu(norm_out(h)))
 
 
 # Of one attention, [B,N,C] each.
@@ -123,12 +125,13 @@ class CrossAttention(nn.Module):
         self.to_q = build.linear(channels, channels, bias=False)
         self.to_k = build.linear(context_dim, channels, bias=False)
         self.to_v = build.linear(context_dim, channels, bias=False)
-        self.to_out = nn.Sequential(build.linear(channels, channels))
+        self.to_out = nn.ModuleList([build.linear(channels, channels)])
 
     def forward(self, x: Tensor, context: Tensor | KeysValues | None = None) -> Tensor:
         context = x if context is None else context
         k, v = context if isinstance(context, tuple) else (self.to_k(context), self.to_v(context))
-        return self.to_out(self.attention(self.to_q(x), k, v, self.heads))
+        (out,) = self.to_out
+        return out(self.attention(self.to_q(x), k, v, self.heads))
 
 
 class GEGLU(nn.Module):
@@ -147,10 +150,13 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int, build: Build):
         super().__init__()
         inner = 4 * channels
-        self.net = nn.Sequential(GEGLU(channels, inner, build), nn.Identity(), build.linear(inner, channels))
+        self.net = nn.ModuleList(
+            [GEGLU(channels, inner, build), nn.Identity(), build.linear(inner, channels)]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+        gated, _, out = self.net
+        return out(gated(x))
 
 
 class TransformerBlock(nn.Module):
@@ -195,7 +201,7 @@ class SpatialTransformer(nn.Module):
         h = self.norm(x)
         if not self.use_linear:
             h = self.proj_in(h)
-        h = rearrange(h, "b c h w -> b (h w) c").contiguous()
+        h = h.flatten(2).transpose(1, 2).contiguous()
         if self.use_linear:
             h = self.proj_in(h)
         for block in self.transformer_blocks:
@@ -205,7 +211,7 @@ class SpatialTransformer(nn.Module):
             h = block(h, known)
         if self.use_linear:
             h = self.proj_out(h)
-        h = rearrange(h, "b (h w) c -> b c h w", h=height).contiguous()
+        h = h.transpose(1, 2).unflatten(2, (height, -1)).contiguous()
         if not self.use_linear:
             h = self.proj_out(h)
         return h + x
@@ -250,7 +256,7 @@ def directly(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def run_block(block: nn.Module, h: Tensor, inputs: Inputs) -> Tensor:
     """Run one LDM block, a ModuleList of layers that differ in what they read."""
-    for layer in block.children():
+    for layer in cast(nn.ModuleList, block):
         if isinstance(layer, ResBlock):
             h = layer(h, inputs.emb)
         elif isinstance(layer, SpatialTransformer):

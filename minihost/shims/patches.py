@@ -57,7 +57,8 @@ class PatchableAttention(CrossAttention):
         replaced = options.get("patches_replace", {}).get(self.kind, {})
         replace = replaced.get((*self.block, self.index), replaced.get(self.block))
         found = self.attention(q, k, v, self.heads) if replace is None else replace(q, k, v, extra)
-        return self.to_out(found)
+        (out,) = self.to_out
+        return out(found)
 
 
 def make_patchable(unet: UNet) -> None:

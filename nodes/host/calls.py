@@ -44,9 +44,10 @@ class Call:
     @cached_property
     def sigma(self) -> float:
         key = self.options.get("sigmas", self.t)
-        if key not in _SIGMAS:
-            _SIGMAS[key] = float(key.flatten()[0])
-        return _SIGMAS[key]
+        sigma = _SIGMAS.get(key)
+        if sigma is None:
+            sigma = _SIGMAS[key] = float(key.flatten()[0])
+        return sigma
 
     @property
     def sides(self) -> list[int]:

@@ -33,8 +33,12 @@ class Past:
         pairs = zip(rows, call.row_names, strict=True)
         return [row if row and self.memory.due(name, position) else 0.0 for row, name in pairs]
 
-    def completed(self, call: Call, rows: list[float], new: Said | None) -> Said | None:
-        """What was computed at this call, to be kept, or what is predicted for all rows that speak."""
+    def completed(self, call: Call, rows: list[float], due: list[float], new: Said | None) -> Said | None:
+        """What was computed at this call, to be kept, or what is predicted for all rows that speak.
+
+        due: the strengths of the rows that were to be computed; new: what was said about them, perhaps of
+        more, or nothing.
+        """
         position, names = self.course.position(call.sigma), call.row_names
         if new is not None:
             self.counts = counts_of(new.answer)
@@ -43,7 +47,7 @@ class Past:
         speaking = [i for i, row in enumerate(rows) if row]
         if not speaking or (new is not None and set(speaking) <= set(new.rows)):
             return new
-        if any(self.memory.due(names[i], position) for i in speaking):
+        if any(due[i] for i in speaking if new is None or i not in new.rows):
             # A host's control had nothing to say.
             return None
         residuals = self.memory.said([names[i] for i in speaking], position)
@@ -72,8 +76,8 @@ class ResidualControl(Steered):
         due = [own if past is None else past.due(call, own) for past, own in zip(pasts, rows, strict=True)]
         computed = self.compute(controls, call, due) if any(map(any, due)) else [None] * len(due)
         parts: list[Parts | None] = []
-        for control, past, own, new in zip(controls, pasts, rows, computed, strict=True):
-            said = new if past is None else past.completed(call, own, new)
+        for control, past, own, asked, new in zip(controls, pasts, rows, due, computed, strict=True):
+            said = new if past is None else past.completed(call, own, asked, new)
             if said is None:
                 parts.append(None)
                 continue

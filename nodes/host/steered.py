@@ -20,12 +20,11 @@ from torch import Tensor
 
 from ...cnet_core.control.hint import stacked, unstacked
 from ...cnet_core.control.mask import fit_mask, leaves_some, token_grid
-from ...cnet_core.control.merge import Rule
 from ...cnet_core.control.reuse import Reuse
 from ...cnet_core.control.schedule import Clock
 from ...cnet_core.control.timing import Timing
 from ...cnet_core.control.weighting import Weighting
-from ..answers import Answer, Parts, add, merge_parts, weigh
+from ..answers import Answer, Parts, add, spoken, weigh
 from .calls import Call, Run, window_of
 from .models import UNET, load_amid_sampling, size_of
 from .overlap import Awaited, beside
@@ -178,7 +177,7 @@ class Steered(comfy.controlnet.ControlBase):
     def answer(self, call: Call) -> Answer | None:
         """What this control says by itself, weighed."""
         parts = self.parts(call, self.rows(call))
-        return None if parts is None else merge_parts([parts], Rule())
+        return None if parts is None else spoken(parts)
 
     @property
     def acting(self) -> Weighting:
