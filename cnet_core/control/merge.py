@@ -6,9 +6,8 @@ rounding; a part of weight 0 counts as absent.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ from torch import Tensor
 from ..errors import ControlError
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """What one control says at one block.
 
     residual: [B,C,H,W], or [B,N,C] of a transformer; as the network gave it, never changed.
@@ -25,12 +23,12 @@ class Part:
     mask: 0..1 over space. Weight and mask broadcast to the residual.
     """
 
-    residual: Tensor = field(repr=False)
+    residual: Tensor
     weight: float | Tensor = 1.0
     mask: Tensor | None = None
     block: float = 1.0
 
-    @cached_property
+    @property
     def value(self) -> Tensor:
         """The weighted residual; the residual itself at weight 1 without a mask."""
         value = self.residual
@@ -67,7 +65,7 @@ def _average(parts: Sequence[Part]) -> Tensor:
     """
     if len(parts) == 1:
         (part,) = parts
-        return replace(part, weight=part.speaks * part.block).value
+        return part._replace(weight=part.speaks * part.block).value
     present = [part.presence for part in parts]
     weight = _added(present)
     mean = _over(_sum(parts), weight)
@@ -98,8 +96,9 @@ def _normalised(parts: Sequence[Part]) -> Tensor:
     """The sum, scaled down so that its root mean square is at most that of the strongest contributor."""
     if len(parts) == 1:
         return parts[0].value
-    total = _sum(parts)
-    limit = torch.stack([_size(part.value) for part in parts]).amax(0)
+    values = [part.value for part in parts]
+    total = _added(values)
+    limit = torch.stack([_size(value) for value in values]).amax(0)
     size = _size(total)
     # Never 0 / 0: where the sum vanishes, there is nothing to scale.
     scale = torch.where(size > limit, limit / size.clamp_min(torch.finfo(size.dtype).tiny), 1.0)
@@ -115,14 +114,13 @@ def _strongest(parts: Sequence[Part], softness: float) -> Tensor:
     """At each place the contributor of the largest channel norm; with softness s in shares ~ norm^(1/s)."""
     if len(parts) == 1:
         return parts[0].value
-    channels = _channels(parts[0].value)
-    norms = torch.stack([part.value.float().norm(dim=channels, keepdim=True) for part in parts])
+    values = [part.value for part in parts]
+    channels = _channels(values[0])
+    norms = torch.stack([value.float().norm(dim=channels, keepdim=True) for value in values])
     relative = norms / norms.amax(0).clamp_min(torch.finfo(norms.dtype).tiny)
     shares = relative.pow(1 / softness) if softness > 0 else (relative >= 1).float()
     shares = shares / shares.sum(0).clamp_min(torch.finfo(norms.dtype).tiny)
-    return _sum(
-        [Part(part.value, share.to(part.value.dtype)) for part, share in zip(parts, shares, strict=True)]
-    )
+    return _added([value * share.to(value.dtype) for value, share in zip(values, shares, strict=True)])
 
 
 def _priority(parts: Sequence[Part]) -> Tensor:
@@ -159,7 +157,7 @@ def _regions(parts: Sequence[Part]) -> Tensor:
         return parts[0].value
     masks = [_covered(part) for part in parts]
     covered = _added(masks).clamp_min(1.0)
-    return _sum([replace(part, mask=mask / covered) for part, mask in zip(parts, masks, strict=True)])
+    return _sum([part._replace(mask=mask / covered) for part, mask in zip(parts, masks, strict=True)])
 
 
 def _covered(part: Part) -> Tensor:

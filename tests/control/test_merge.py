@@ -1,7 +1,6 @@
 """The laws of merging."""
 
 import random
-from dataclasses import replace
 
 import pytest
 import torch
@@ -119,7 +118,7 @@ def test_the_average_of_controls_that_share_a_mask_and_block_weights_is_weighed_
     """By a feather or a grey mask too: these say where and how much, not against whom."""
     shape = parts[0].residual.shape
     mask = torch.rand(space(shape), generator=torch.Generator().manual_seed(seed))
-    weighed = [replace(part, weight=part.weight * block, mask=mask, block=block) for part in parts]
+    weighed = [part._replace(weight=part.weight * block, mask=mask, block=block) for part in parts]
     expected = merge(parts, Rule("average")) * mask * block
     torch.testing.assert_close(merge(weighed, Rule("average")), expected, rtol=1e-4, atol=1e-4)
 
