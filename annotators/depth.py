@@ -24,19 +24,26 @@ def prepared_depth(images: Tensor) -> Tensor:
     scaled = torch.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0)
     # In double precision, in which the mean of three equal bytes is that byte.
     mean = scaled.double().mean(-1).float()
-    smooth = np.stack([_without_steps(one) for one in mean.cpu().numpy()])
+    # How far from a byte's own number it may be: in 16 bits half a step of these, between a half and 1.
+    rounding = torch.finfo(images.dtype).eps if images.is_floating_point() else 0.0
+    error = min(max(1e-3, 255 * rounding / 4), 0.1)
+    smooth = np.stack([_without_steps(one, error) for one in mean.cpu().numpy()])
     whole = torch.from_numpy(smooth)[..., None].to(images.device)
     return torch.cat([whole, images[..., grey:].float()], -1)
 
 
-def _without_steps(depth: np.ndarray) -> np.ndarray:
+def _without_steps(depth: np.ndarray, error: float) -> np.ndarray:
     """A depth map [H,W] that, if it has but 8 bits, is smooth where it only rises from one to the next.
+
+    error: how far, in steps, its values may be from those of bytes.
 
     By twice the self-guided filter (K. He, J. Sun, X. Tang 2010), which smooths what varies by less than two
     steps within its window and leaves edges as they are.
     """
-    if np.abs(depth * 255 - np.rint(depth * 255)).max() > 1e-3:
+    steps = np.rint(depth * 255)
+    if np.abs(depth * 255 - steps).max() > error:
         return depth
+    depth = steps / 255
     side = 2 * max(1, min(depth.shape) // 64) + 1
 
     def mean(values: np.ndarray) -> np.ndarray:

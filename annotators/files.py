@@ -73,10 +73,11 @@ def _lies_in(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.resolve().parents
 
 
-def read(path: Path, numbers: bool = False) -> Tensor:
+def read(path: Path) -> Tensor:
     """A picture [1,H,W,C] in 0..1 of a file with 8 or 16 bits or floats, turned as its camera says.
 
-    numbers: other whole numbers are read too, as they are. Raises AnnotatorError.
+    Raises AnnotatorError, also for other numbers: whole ones of 32 bits are distances, of which larger ones
+    are farther, or something else.
     """
     try:
         content = path.read_bytes()
@@ -87,7 +88,7 @@ def read(path: Path, numbers: bool = False) -> Tensor:
         what = "no picture that OpenCV reads; it may be damaged" if content else "empty"
         raise AnnotatorError(f"the file is {what}.")
     white = {"uint8": 255, "uint16": 65535, "float32": 1, "float64": 1}.get(str(array.dtype))
-    if white is None and not numbers:
+    if white is None:
         raise AnnotatorError(
             f"the picture holds {array.dtype}; expected unsigned whole numbers of 8 or 16 bits, or floats of "
             "0 to 1."
@@ -95,7 +96,7 @@ def read(path: Path, numbers: bool = False) -> Tensor:
     array = array[..., None] if array.ndim == 2 else array
     if array.shape[-1] >= 3:
         array = array[..., [2, 1, 0, *range(3, array.shape[-1])]]
-    return torch.from_numpy(_upright(array, path).astype(np.float32) / np.float32(white or 1))[None]
+    return torch.from_numpy(_upright(array, path).astype(np.float32) / np.float32(white))[None]
 
 
 def _upright(array: np.ndarray, path: Path) -> np.ndarray:

@@ -246,13 +246,17 @@ _RESIZERS: dict[Kind, Callable[[Tensor, Size], Tensor]] = {
 
 def _border(maps: Tensor, kind: Kind) -> Tensor:
     """The colour [B,C] around maps [B,C,H,W]: the median of each channel along their edges, of normals at
-    their length; of areas the most frequent colour, for a median might be that of no area; black around lines
-    and skeletons."""
+    their length; of areas the most frequent colour, for a median might be that of no area; of an inpaint hint
+    its mark, where more than half of the edges are marked; black around lines and skeletons."""
     if kind in ("lines", "soft", "skeleton"):
         return maps.new_zeros(maps.shape[:2])
     edges = torch.cat([maps[..., 0, :], maps[..., -1, :], maps[..., 0], maps[..., -1]], -1)
     if kind == "normals":
         return _border_of_normals(maps, edges)
+    if kind == "inpaint":
+        marked = (edges < -0.5).all(1, keepdim=True)
+        colour = edges.masked_fill(marked, torch.nan).nanmedian(-1).values
+        return torch.where(2 * marked.sum(-1) > edges.shape[-1], -1.0, colour)
     if kind != "areas":
         return edges.median(-1).values
     colours = []

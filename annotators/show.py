@@ -17,9 +17,15 @@ def fitted(
     """Hints [B,H,W,C] at a size (height, width), float32; the second or fourth of their channels is opacity.
     kind: "auto" tells it for each by its looks.
 
-    Raises AnnotatorError if the hints are no pictures, ParameterError for a size or mode that is none.
+    Raises AnnotatorError if the hints are no pictures or not finite, ParameterError for a size or mode that
+    is none.
     """
     _check(hints, "hint")
+    if not hints.isfinite().all():
+        raise AnnotatorError(
+            "the hint contains values that are not finite numbers (NaN or infinity); the node that made it "
+            "failed. Look at its output with a preview, and check its inputs and precision."
+        )
     fit.place((hints.shape[1], hints.shape[2]), size, mode)
     made = torch.empty(len(hints), *size, hints.shape[-1])
     for hint, place in zip(hints, made, strict=True):
@@ -102,4 +108,4 @@ def _check(images: Tensor, name: str) -> None:
 
 def _map(image: Tensor) -> Tensor:
     """One picture [H,W,C] as [1,C,H,W]."""
-    return torch.nan_to_num(image.detach().cpu().float(), nan=0.0).movedim(-1, 0)[None]
+    return torch.nan_to_num(image.detach().cpu().float(), 0.0, 1.0, 0.0).movedim(-1, 0)[None]

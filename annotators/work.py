@@ -96,8 +96,7 @@ class Worker:
         together: list[_Read] = []
         for source, target in pairs:
             try:
-                # Depth may be in millimetres.
-                image = files.read(source, numbers=self._annotator.reads == "depth")
+                image = files.read(source)
                 one = _Read(source, target, image, self._job._stamp(source))
             except _OF_A_FILE as error:
                 if self._job.sequence:

@@ -9,6 +9,9 @@ from ..parameters import Choice
 from ..pixels import as_bytes
 from ..registry import Annotation, Annotator
 
+# Colours that are compared with the palette at once.
+_AT_ONCE = 1 << 16
+
 
 def to_palette(pictures: Tensor, read_as: str = "colours", mask_class: str = "person") -> Annotation:
     """ADE20K's colours for pictures [B,3,H,W] that show classes in some other way.
@@ -38,9 +41,9 @@ def _nearest(picture: np.ndarray) -> np.ndarray:
     colours, place = np.unique(packed, return_inverse=True)
     rgb = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.float32)
     palette = np.array([*ade20k.PALETTE, (0, 0, 0)], np.float32)
-    # Squared distances, less what is the same for all colours of the palette.
-    nearest = (palette**2).sum(-1) - 2 * rgb @ palette.T
-    classes = nearest.argmin(-1)
+    # Squared distances, less what is the same for all colours of the palette; of a photo in pieces.
+    pieces = np.split(rgb, range(_AT_ONCE, len(rgb), _AT_ONCE))
+    classes = np.concatenate([((palette**2).sum(-1) - 2 * piece @ palette.T).argmin(-1) for piece in pieces])
     classes[classes == len(ade20k.PALETTE)] = -1
     return classes[place].reshape(picture.shape[:2])
 

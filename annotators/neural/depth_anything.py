@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..registry import Annotation, Annotator, WeightFile
-from .shared import SPAN, ask, depth_finish, from_transformers, standardised, transformers
+from .shared import SPAN, ask, depth_finish, from_transformers, sound, standardised, transformers
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def build(paths: Mapping[str, Path], size: Size) -> torch.nn.Module:
 
 def depth_anything(pictures: Tensor, net: torch.nn.Module, **parameters: object) -> Annotation:
     """Inverse depth, of no known scale. The network takes RGB as ImageNet has it."""
-    return Annotation(depth=ask(net, standardised(pictures)).predicted_depth.float())
+    return Annotation(depth=sound(ask(net, standardised(pictures)).predicted_depth))
 
 
 def _entry(name: str, size: Size, licence: str, sha256: str | None = None) -> Annotator:

@@ -55,7 +55,10 @@ def mediapipe_pose(
     with solutions().holistic.Holistic(
         static_image_mode=True, refine_face_landmarks=True, min_detection_confidence=confidence
     ) as holistic:
-        for picture in as_bytes(pictures):
+        for i, picture in enumerate(as_bytes(pictures)):
+            # Whatever the mode, it looks for a face where the picture before had one.
+            if i:
+                holistic.reset()
             found = holistic.process(picture)
             whole, left, right, mesh = (
                 _points(getattr(found, f"{name}_landmarks"), width, height, seen=name == "pose")

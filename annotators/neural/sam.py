@@ -15,6 +15,7 @@ from .. import weights
 from ..networks import network_module
 from ..parameters import Float, Int
 from ..registry import Annotation, Annotator, WeightFile
+from .shared import sound
 
 # Points that are asked about at once (on a CPU one: what is computed for it then stays in the caches), and
 # how alike two regions' boxes may be (intersection over union).
@@ -142,14 +143,14 @@ def _found(picture: Tensor, net: Sam, points: int, quality: float, stability: fl
     for some in asked.split(_POINTS_AT_ONCE_ON_A_CPU if asked.device.type == "cpu" else _POINTS_AT_ONCE):
         ones = torch.ones(len(some), 1, device=some.device, dtype=torch.int)
         sparse, dense = prompts(points=(some[:, None], ones), boxes=None, masks=None)
-        logits, scores = net.mask_decoder(
+        answer = net.mask_decoder(
             image_embeddings=embedding,
             image_pe=places,
             sparse_prompt_embeddings=sparse.to(dtype),
             dense_prompt_embeddings=dense.to(dtype),
             multimask_output=True,
         )
-        logits, scores = logits.flatten(0, 1).float(), scores.flatten().float()
+        logits, scores = (one.flatten(0, 1) for one in sound(answer))
         likely = scores > quality
         parts.append(_stable(logits[likely], scores[likely], net, (height, width), stability))
     return Regions(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import weights
-from ..errors import DependencyError, WeightsError, install
+from ..errors import AnnotatorError, DependencyError, WeightsError, install
 from ..parameters import Choice, Int
 from ..registry import Annotation, WeightFile
 
@@ -50,10 +50,10 @@ def in_annotators(file: str, licence: str, sha256: str | None = None) -> WeightF
 
 
 def ask(net: torch.nn.Module, pictures: Tensor) -> Any:
-    """What a network says to pictures, given in its own number format; tensors come back in float32."""
+    """What a network says to pictures, given in its own number format; tensors come back as of `sound`."""
     dtype = next(net.parameters()).dtype
     # As images come, their channels are last; whether that is faster differs, so networks choose by weights.
-    return _floats(net(pictures.to(dtype).contiguous()))
+    return sound(net(pictures.to(dtype).contiguous()))
 
 
 def standardised(pictures: Tensor) -> Tensor:
@@ -170,9 +170,21 @@ def from_transformers(network: str, config: Any, path: Path, optional: str | Non
     return net.float()
 
 
-def _floats(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float()
+def sound(value: Any) -> Any:
+    """A network's answer, a tensor or lists of them, in float32; anything else comes back as it is.
+
+    Raises AnnotatorError for values that are not finite, which comparisons would make a clean hint of.
+    """
     if isinstance(value, list | tuple):
-        return [_floats(one) for one in value]
+        return [sound(one) for one in value]
+    if not isinstance(value, Tensor):
+        return value
+    value = value.float()
+    # The sum says so far sooner, but may overflow by itself.
+    if not value.sum().isfinite() and not value.isfinite().all():
+        raise AnnotatorError(
+            "the network answered with values that are not finite numbers (NaN or infinity), as some do "
+            "in 16 bits: let it compute in fp32. If it does, its weights are damaged: remove the file, and "
+            "fetch it again."
+        )
     return value

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..ade20k import PALETTE, coloured
 from ..registry import Annotation, Annotator, WeightFile
-from .shared import ask, from_transformers, standardised, transformers
+from .shared import ask, from_transformers, sound, standardised, transformers
 
 _FILE = WeightFile("openmmlab/upernet-convnext-small", "pytorch_model.bin", "MIT")
 
@@ -30,7 +30,7 @@ def build(paths: Mapping[str, Path]) -> torch.nn.Module:
 
 def upernet(pictures: Tensor, net: torch.nn.Module) -> Annotation:
     """The likeliest class of every pixel. The network takes RGB as ImageNet has it."""
-    labels = ask(net, standardised(pictures)).logits.float().argmax(1).cpu()
+    labels = sound(ask(net, standardised(pictures)).logits).argmax(1).cpu()
     return Annotation(coloured(labels), labels=labels)
 
 

@@ -122,11 +122,12 @@ def test_raw_depth_gives_the_normals_of_its_picture():
     assert torch.allclose(*both, atol=1e-4)
 
 
-def test_a_depth_map_of_8_bits_has_no_terraces_and_keeps_its_edges():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_depth_map_of_8_bits_has_no_terraces_and_keeps_its_edges(dtype):
     ramp = torch.linspace(0, 0.2, 256)[None, None, :, None].repeat(1, 256, 1, 1)
     ramp[:, 64:128] += 0.5
     exact = annotate(find("depth_normals"), ramp).image
-    stepped = annotate(find("depth_normals"), (ramp * 255).round() / 255).image
+    stepped = annotate(find("depth_normals"), ((ramp * 255).round() / 255).to(dtype)).image
     # With terraces it is 0.08 at most and 0.017 in the mean.
     off = (stepped - exact)[:, 8:-8, 8:-8].abs()
     assert off.max() < 0.035 and off.mean() < 0.003
@@ -140,6 +141,25 @@ def test_labels_get_the_colours_of_ade20k():
     assert torch.equal(again.image, hints.image)
     assert (hints.image[0, 0, 1] * 255).round().tolist() == [180, 120, 120]
     assert len(ade20k.NAMES) == len(ade20k.PALETTE) == 150
+
+
+def test_every_colour_of_a_photo_gets_the_nearest_of_the_palette():
+    photo = torch.rand(1, 300, 300, 3, generator=torch.manual_seed(0)).mul(255).round() / 255
+    assert len(photo.view(-1, 3).unique(dim=0)) > 1 << 16
+    labels = annotate(find("ade20k_colours"), photo).labels
+    some = photo[:, ::30, ::30]
+    assert torch.equal(annotate(find("ade20k_colours"), some).labels, labels[:, ::30, ::30])
+
+
+@pytest.mark.parametrize("rows", [0, 10, 32, 40])
+def test_the_border_of_an_inpaint_hint_is_marked_as_that_of_its_mask(rows):
+    masks = torch.zeros(1, 64, 64)
+    masks[:, :rows] = 1
+    image = torch.linspace(0.4, 0.6, 64).expand(1, 64, 64)[..., None].repeat(1, 1, 1, 3)
+    made = annotate(find("inpaint"), image, masks=masks, size=(64, 96), resize="fill")
+    assert torch.equal(made.image.eq(-1).all(-1), made.mask.eq(1))
+    colours = made.image[made.image >= 0]
+    assert colours.min() > 0.39 and colours.max() < 0.61
 
 
 def test_an_inpaint_hint_is_minus_one_where_to_paint():

@@ -411,10 +411,11 @@ def test_pictures_of_every_format_are_turned_as_their_camera_says(tmp_path, suff
 def test_pictures_of_other_numbers_and_empty_files_are_named(folder, capsys):
     Image.fromarray(np.full((8, 8), 51000, np.int32)).save(folder / "in/whole.tif")
     (folder / "in/empty.png").write_bytes(b"")
-    assert main(["run", "invert", str(folder / "in"), str(folder / "out")]) == 1
-    said = capsys.readouterr().err
-    assert "whole.tif: the picture holds int32" in said and "empty.png: the file is empty" in said
-    assert len(hints(folder / "out")) == 3
+    for annotator in ("invert", "depth_normals"):
+        assert main(["run", annotator, str(folder / "in"), str(folder / annotator)]) == 1
+        said = capsys.readouterr().err
+        assert "whole.tif: the picture holds int32" in said and "empty.png: the file is empty" in said
+        assert len(hints(folder / annotator)) == 3
 
 
 def test_extras_are_written_beside_the_hint(folder):

@@ -163,6 +163,15 @@ def test_a_fitted_hint_stays_what_it_is(call):
     assert small[0, :, :, 0].sum(0).eq(1).all()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_hint_that_is_not_finite_is_refused_before_it_is_scaled(call, value):
+    hint = torch.rand(1, 16, 16, 3)
+    hint[0, 3, 4, 1] = value
+    size = {"size": "width and height", "width": 8, "height": 8, "resize_mode": "crop"}
+    with pytest.raises(ValueError, match="not finite"):
+        call("CNetFitHint", hint=hint, size=size)
+
+
 def test_the_marks_of_an_inpaint_hint_stay_when_it_is_fitted_as_what_it_looks_like(call):
     hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     hint[:, :20, :31] = -1

@@ -88,9 +88,9 @@ def test_the_mesh_equals_controlnet_auxs(installed, photo):
 
 @both
 def test_a_batch_is_as_its_pictures_alone_and_nobody_is_black(installed, photo, annotator):
-    batch = torch.cat([photo, torch.zeros_like(photo), photo.flip(2)])
+    batch = torch.cat([photo, torch.zeros_like(photo), photo.flip(2), photo, photo.roll(16, 2)])
     together = run.annotate(annotator, batch)
-    for i in range(3):
+    for i in range(len(batch)):
         alone = run.annotate(annotator, batch[i : i + 1])
         assert torch.equal(alone.image[0], together.image[i])
         assert annotator is FACE_MESH or alone.keypoints[0] == together.keypoints[i]

@@ -8,7 +8,7 @@ import torch
 from published import NETWORKS, quietly, write
 
 from annotators import run, weights
-from annotators.errors import WeightsError
+from annotators.errors import AnnotatorError, WeightsError
 from annotators.registry import Annotation
 from annotators.table import ANNOTATORS
 
@@ -126,6 +126,20 @@ def test_a_network_may_compute_in_another_format(case):
     assert coarse.image.dtype == torch.float32 and coarse.image.isfinite().all()
     if annotator.kind == "soft" and "scribble" not in annotator.id:
         assert (coarse.image - hints.image).abs().mean() < 0.05
+
+
+def test_what_is_no_number_is_no_hint(case):
+    annotator, net, values = case
+    weight = next(net.parameters())
+    sound = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.fill_(torch.nan)
+        with pytest.raises(AnnotatorError, match="compute in fp32"):
+            run.annotate(annotator, pictures(1, 32, 64), values, net=net)
+    finally:
+        with torch.no_grad():
+            weight.copy_(sound)
 
 
 def test_the_background_of_normals_may_be_that_of_the_sequence():
