@@ -326,7 +326,9 @@ class Memory:
         The same values come back from where they are kept, and must not be changed.
         """
         kept = Kept.of(position, len(rows), residuals)
-        self._forget()
+        # Not where sampling has gone back: rows that it asks for there may have been long unasked.
+        if position >= self._latest:
+            self._forget()
         for row in rows:
             anchors = self._rows.setdefault(row, deque(maxlen=self.reuse.kept))
             if anchors and not kept.alike(anchors[-1].kept):

@@ -137,6 +137,24 @@ def test_rows_that_are_asked_for_no_more_are_let_go():
     assert len(kept) > 12 and sum(one() is not None for one in kept) <= 6
 
 
+def test_rows_that_are_asked_for_where_sampling_has_gone_back_are_not_forgotten():
+    """As by windows that overlap, of a prompt of the early steps."""
+    memory = Memory(ECONOMIES["light"], even(20))
+
+    def ask(rows, position):
+        due = [row for row in rows if memory.due(row, position)]
+        if due:
+            memory.keep(due, position, [torch.full((len(due), 4), position)])
+        return memory.said(rows, position)[0]
+
+    for step in range(16):
+        ask(["negative"], float(step))
+    for position in (2.0, 3.0):
+        for window in (["a", "b"], ["c", "b"]):
+            assert ask(window, position).isfinite().all()
+    assert ask(["a", "b", "c"], 2.0).eq(2).all()
+
+
 def test_adaptive_steps_are_fewer_the_less_changes_and_the_more_is_accepted():
     def wild(position):
         return torch.tensor([[math.sin(position), math.cos(2 * position)]])
