@@ -4,6 +4,7 @@ Thin lines must stay thin and whole, colours of areas must not mix, normals must
 marked places of an inpaint hint must stay marked.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -23,6 +24,8 @@ Size = tuple[int, int]
 # rest in the colour of the border.
 Mode = Literal["stretch", "crop", "fill"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+# Of a picture that is enlarged and then cut: annotators take about 100 bytes for each.
+_MOST_PIXELS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Placement:
 
 def place(source: Size, size: Size, mode: Mode = "crop") -> Placement:
     """Where a picture of one size (height, width) lands in another. Raises ParameterError for an unknown
-    mode or a size below one pixel."""
+    mode, a size below one pixel, and strips that would have to be enormous to cover the size."""
     if mode not in MODES:
         raise ParameterError(f"the resize mode is {mode!r}; choose one of {', '.join(MODES)}.")
     if min(*source, *size) < 1:
@@ -55,6 +58,12 @@ def place(source: Size, size: Size, mode: Mode = "crop") -> Placement:
     if mode == "crop":
         scale = max(ratios)
         scaled = tuple(max(wanted, round(side * scale)) for side, wanted in zip(source, size, strict=True))
+        if math.prod(scaled) > max(_MOST_PIXELS, math.prod(source)):
+            raise ParameterError(
+                f"a picture of {source[1]} x {source[0]} covers {size[1]} x {size[0]} only when it is scaled "
+                f"to {scaled[1]} x {scaled[0]}, most of which is cut away: crop it first, or set the resize "
+                "mode to fill or stretch."
+            )
     else:
         scale = min(ratios)
         scaled = tuple(

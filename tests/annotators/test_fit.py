@@ -4,12 +4,21 @@ import pytest
 import torch
 
 from annotators import fit
+from annotators.errors import ParameterError
 
 
 def test_a_crop_keeps_the_middle_along_the_longer_side():
     wide = torch.arange(8.0).expand(1, 1, 4, 8)
     assert fit.fit(wide, (4, 4), "crop", "areas")[0, 0, 0].tolist() == [2, 3, 4, 5]
     assert fit.fit(wide.mT, (4, 4), "crop", "areas")[0, 0, :, 0].tolist() == [2, 3, 4, 5]
+
+
+def test_a_strip_that_would_have_to_be_enormous_is_named():
+    with pytest.raises(ParameterError, match="64 x 8000 covers 1024 x 1024 only when .* 1024 x 128000"):
+        fit.place((8000, 64), (1024, 1024), "crop")
+    assert fit.place((8000, 64), (1024, 1024), "fill").scaled == (1024, 8)
+    # What is so large by itself is not enlarged.
+    assert fit.place((9000, 9000), (9000, 8000), "crop").scaled == (9000, 9000)
 
 
 def test_an_annotator_looks_at_a_size_of_the_pictures_shape():
