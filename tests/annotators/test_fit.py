@@ -14,7 +14,7 @@ def test_a_crop_keeps_the_middle_along_the_longer_side():
 
 
 def test_a_strip_that_would_have_to_be_enormous_is_named():
-    with pytest.raises(ParameterError, match="64 x 8000 covers 1024 x 1024 only when .* 1024 x 128000"):
+    with pytest.raises(ParameterError, match=r"64 x 8000 covers 1024 x 1024 only when .* 1024 x 128000"):
         fit.place((8000, 64), (1024, 1024), "crop")
     assert fit.place((8000, 64), (1024, 1024), "fill").scaled == (1024, 8)
     # What is so large by itself is not enlarged.
