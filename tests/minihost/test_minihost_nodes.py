@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from minihost.graph import Executor
 from minihost.loader import object_info
@@ -69,6 +69,23 @@ def test_masks_and_pictures_turn_into_each_other(call, folders):
         assert torch.allclose(loaded, torch.full((1, 5, 6), value))
 
 
+def test_pictures_of_phones_stand_upright(call, folders):
+    picture = Image.new("RGB", (6, 4), "red")
+    exif = picture.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture.save(folders / "input" / "phone.jpg", exif=exif)
+    assert call("LoadImage", image="phone.jpg")[0].shape == (1, 6, 4, 3)
+
+
+def test_a_preview_beside_a_picture_is_no_frame(nodes, call, folders):
+    """As in the files of some phones, whose names end as those of any picture."""
+    picture, preview = Image.new("RGB", (6, 4), "red"), Image.new("RGB", (3, 2), "lime")
+    picture.save(folders / "input" / "phone.mpo", save_all=True, append_images=[preview])
+    (folders / "input" / "phone.mpo").rename(folders / "input" / "phone.JPG")
+    assert call("LoadImage", image="phone.JPG")[0].shape == (1, 4, 6, 3)
+    assert nodes["LoadImage"].define_schema().inputs[0].options == ["phone.JPG"]
+
+
 def test_batches_take_the_size_of_their_first(call):
     first, second = torch.rand(1, 4, 6, 3), torch.rand(2, 8, 8, 4)
     batch = call("BatchImagesNode", images={"image0": first, "image1": second})
@@ -89,6 +106,13 @@ def test_parts_of_batches(call, index, length, part):
     assert torch.equal(found["samples"], latents[part]) and found["batch_index"] == part
 
 
+def test_a_part_of_a_part_keeps_its_places(call):
+    latent = {"samples": torch.zeros(6, 4, 1, 1)}
+    for _ in range(2):
+        latent = call("LatentFromBatch", samples=latent, batch_index=2, length=4)
+    assert latent["batch_index"] == [4, 5]
+
+
 def test_batches_are_repeated_as_a_whole(call):
     images, latents = torch.rand(2, 2, 2, 3), torch.rand(2, 4, 2, 2)
     assert torch.equal(call("RepeatImageBatch", image=images, amount=2), images[[0, 1, 0, 1]])
@@ -107,6 +131,29 @@ def test_pictures_change_their_size(call):
     assert call("ImageScale", width=0, height=8, **given).shape == (2, 8, 12, 3)
     assert call("ImageScale", width=3, height=0, **given).shape == (2, 2, 3, 3)
     assert call("ImageScaleBy", image=image, upscale_method="area", scale_by=0.5).shape == (2, 2, 3, 3)
+    # 2.6 and 3.9 pixels are 3 and 4.
+    assert call("ImageScaleBy", image=image, upscale_method="area", scale_by=0.65).shape == (2, 3, 4, 3)
+
+
+@pytest.fixture
+def ramp():
+    """A picture [1,4,8,3] that is told apart by its columns."""
+    return (torch.arange(8.0) / 8).view(1, 1, 8, 1).expand(1, 4, 8, 3)
+
+
+@pytest.mark.parametrize(("crop", "columns"), [("center", [2, 3, 4, 5]), ("disabled", [1, 3, 5, 7])])
+def test_pictures_are_cut_to_a_new_shape_or_squeezed_into_it(call, ramp, crop, columns):
+    given = {"image": ramp, "upscale_method": "nearest-exact", "width": 4, "height": 4}
+    assert torch.equal(call("ImageScale", crop=crop, **given), ramp[:, :, columns])
+
+
+def test_what_joins_a_batch_of_another_shape_is_cut_to_it(call, ramp):
+    square = ramp[:, :, :4]
+    batch = call("BatchImagesNode", images={"image0": square, "image1": ramp})
+    assert torch.equal(batch[1:], ramp[:, :, 2:6])
+    latents = [{"samples": one.movedim(-1, 1)} for one in (square, ramp)]
+    batch = call("BatchLatentsNode", latents={"latent0": latents[0], "latent1": latents[1]})
+    assert torch.equal(batch["samples"][1:], latents[1]["samples"][..., 2:6])
 
 
 def test_a_latent_keeps_its_noise_when_it_leaves_its_batch(nodes, tiny, folders, picture_prompt):

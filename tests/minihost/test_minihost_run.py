@@ -1,5 +1,7 @@
 """Running: order, caching, lists, pictures with their workflow, cancelling, and the command line."""
 
+import errno
+import io
 import json
 import os
 import signal
@@ -17,11 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minihost import loader
-from minihost.__main__ import CANCELLED, UNHEARD, main
+from minihost.__main__ import CANCELLED, UNHEARD, cancel_on_interrupt, main
 from minihost.errors import NodeError, PackError
 from minihost.graph import Executor
 from minihost.nodes_core import saved_paths
-from minihost.shims import folder_paths
+from minihost.shims import folder_paths, model_management
+from minihost.shims.api_node import NodeOutput
 from minihost.shims.model_management import InterruptProcessingException
 from minihost.validate import call
 from minihost.workflow import unknown_type
@@ -39,6 +42,13 @@ def show(source):
 
 def shown(result, node_id):
     return result.ui[node_id]["text"]
+
+
+def arguments(folder, workflow, *more):
+    """What the command is given to run a workflow, whose pictures go into the folder's `out`."""
+    saved = folder / "w.json"
+    saved.write_text(json.dumps(workflow))
+    return ["--pack", PACK, "run", str(saved), "--output", str(folder / "out"), *more]
 
 
 def test_each_node_runs_after_its_sources_and_once_for_the_same_inputs(nodes, tiny):
@@ -74,6 +84,24 @@ def test_a_fingerprint_decides_about_running_again(nodes, tiny, monkeypatch):
     assert executor.run(prompt).executed == ["1", "9"]
     monkeypatch.setattr(nodes["TinyCheck"], "fingerprint", float("nan"))
     assert executor.run(prompt).executed == executor.run(prompt).executed == ["1", "9"]
+
+
+def test_a_picture_that_changed_is_loaded_anew(nodes, folders):
+    executor = Executor(nodes)
+    prompt = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+        "9": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    for colour in ("red", "lime"):
+        Image.new("RGB", (6, 4), colour).save(folders / "input" / "a.png")
+        assert executor.run(prompt).executed == ["1", "9"]
+    assert executor.run(prompt).executed == []
+
+
+def test_what_the_last_run_did_not_need_is_let_go(nodes, tiny):
+    executor = Executor(nodes)
+    for seed in (1, 2, 1):
+        assert executor.run({"1": number(seed), "9": show(("1", 0))}).executed == ["1", "9"]
 
 
 def test_nodes_that_ask_for_their_id_do_not_share_results(nodes, tiny):
@@ -122,6 +150,29 @@ def test_lists_run_a_node_once_per_item(nodes, tiny):
     assert shown(Executor(nodes).run(prompt), "9") == ["5", "6", "7"]
 
 
+def test_a_short_list_goes_on_with_its_last_item(nodes, tiny):
+    prompt = {
+        "1": {"class_type": "TinyMany", "inputs": {"count": 3}},
+        "2": {"class_type": "TinyMany", "inputs": {"count": 2}},
+        "3": number(["1", 0], extra=["2", 0]),
+        "9": show(("3", 0)),
+    }
+    assert shown(Executor(nodes).run(prompt), "9") == ["0", "2", "3"]
+
+
+def test_a_node_may_take_a_list_as_a_whole(nodes, tiny):
+    prompt = {
+        "1": {"class_type": "TinyMany", "inputs": {"count": 3}},
+        "2": {"class_type": "TinyTotal", "inputs": {"numbers": ["1", 0]}},
+        "9": show(("2", 0)),
+    }
+    assert shown(Executor(nodes).run(prompt), "9") == ["3"]
+    # One blocked item of it is enough.
+    prompt["3"] = {"class_type": "TinyGate", "inputs": {"number": ["1", 0]}}
+    prompt["2"]["inputs"]["numbers"] = ["3", 0]
+    assert "9" not in Executor(nodes).run(prompt).ui
+
+
 def test_what_is_blocked_does_not_run_and_the_rest_does(nodes, tiny):
     prompt = {
         "1": {"class_type": "TinyMany", "inputs": {"count": 3}},
@@ -139,6 +190,15 @@ def test_what_is_blocked_does_not_run_and_the_rest_does(nodes, tiny):
     assert "8" not in result.ui and shown(result, "9") == ["1"]
 
 
+def test_a_node_of_a_list_that_is_blocked_blocks_what_follows(nodes, tiny):
+    prompt = {
+        "1": {"class_type": "TinyGate", "inputs": {"number": 3}},
+        "2": {"class_type": "TinyMany", "inputs": {"count": ["1", 0]}},
+        "9": show(("2", 0)),
+    }
+    assert "9" not in Executor(nodes).run(prompt).ui
+
+
 def test_a_failing_node_is_named_and_what_was_done_is_kept(nodes, tiny):
     executor = Executor(nodes)
     prompt = {"1": number(1), "2": number(99, extra=["1", 0]), "9": show(("2", 0))}
@@ -147,8 +207,20 @@ def test_a_failing_node_is_named_and_what_was_done_is_kept(nodes, tiny):
         NodeError, match=r"node 2 'Too many' \(TinyNumber\): ValueError: ninety-nine is too many"
     ):
         executor.run(prompt)
-    prompt["2"]["inputs"]["seed"] = 98
+    prompt["2"]["inputs"]["seed"] = 97
     assert executor.run(prompt).executed == ["2", "9"]
+
+
+def test_a_node_may_return_a_tuple_of_as_many_values_as_outputs(nodes, monkeypatch):
+    prompt = {
+        "1": {"class_type": "TinySum", "inputs": {"numbers.number0": 1, "numbers.number1": 2}},
+        "9": show(("1", 1)),
+    }
+    monkeypatch.setattr(nodes["TinySum"], "execute", classmethod(lambda cls, **inputs: (1, "a")))
+    assert shown(Executor(nodes).run(prompt), "9") == ["a"]
+    monkeypatch.setattr(nodes["TinySum"], "execute", classmethod(lambda cls, **inputs: (1,)))
+    with pytest.raises(NodeError, match=r"node 1 \(TinySum\): .* 1 values for 2 outputs"):
+        Executor(nodes).run(prompt)
 
 
 def test_a_picture_holds_its_workflow_and_is_never_written_over(nodes, folders, picture_prompt):
@@ -164,6 +236,14 @@ def test_a_picture_holds_its_workflow_and_is_never_written_over(nodes, folders, 
         assert json.loads(one.text["workflow"]) == workflow
 
 
+def test_values_are_cut_to_bytes_and_files_named_as_in_the_host(nodes, folders):
+    pictures = torch.tensor([0.999, 0.5, -1.0, 2.0]).view(1, 1, 4, 1).expand(2, 2, 4, 3)
+    shown = nodes["SaveImage"].execute(pictures, "%width%x%height%_%batch_num%").ui.as_dict()
+    assert [one["filename"] for one in shown["images"]] == ["4x2_0_00001_.png", "4x2_1_00002_.png"]
+    with Image.open(folders / "output" / "4x2_0_00001_.png") as read:
+        assert [read.getpixel((x, 0))[0] for x in range(4)] == [254, 127, 0, 255]
+
+
 def test_load_image_reads_what_save_image_wrote(nodes, folders):
     Image.new("RGB", (6, 5), (255, 128, 0)).save(folders / "input" / "a.png")
     Image.new("RGBA", (6, 5), (0, 0, 0, 51)).save(folders / "input" / "b.png")
@@ -174,6 +254,7 @@ def test_load_image_reads_what_save_image_wrote(nodes, folders):
     assert torch.allclose(load.execute("b.png").args[1], torch.full((1, 5, 6), 0.8))
     assert load.define_schema().inputs[0].options == ["a.png", "b.png"]
     assert "no picture 'c.png'" in load.validate_inputs("c.png")
+    (folders / "output" / "x.png").touch()
     assert "no picture" in load.validate_inputs("../output/x.png")
 
 
@@ -205,6 +286,47 @@ def test_files_are_counted_as_the_system_tells_them_apart(folders, monkeypatch):
     assert saved()[2] == 1
     monkeypatch.setattr(os.path, "normcase", str.lower)
     assert saved()[2] == 5
+
+
+def test_no_name_leads_out_of_its_folder(folders, monkeypatch):
+    (folders / "secret.png").touch()
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "mine", ([str(folders / "input")], {".png"}))
+    assert folder_paths.get_full_path("mine", "../secret.png") is None
+    assert not folder_paths.exists_annotated_filepath("../secret.png")
+    with pytest.raises(ValueError, match="leads out"):
+        folder_paths.get_annotated_filepath("../secret.png")
+    for prefix in ("../a", str(folders / "a")):
+        with pytest.raises(ValueError, match="outside"):
+            folder_paths.get_save_image_path(prefix, str(folders / "output"))
+
+
+def test_names_may_speak_of_another_folder(folders):
+    (folders / "output" / "a.png").touch()
+    assert folder_paths.get_annotated_filepath("a.png [output]") == str(folders / "output" / "a.png")
+    assert folder_paths.exists_annotated_filepath("a.png [output]")
+    assert not folder_paths.exists_annotated_filepath("a.png")
+
+
+def test_models_are_looked_for_in_the_default_folder_first(tmp_path, monkeypatch):
+    other, default = tmp_path / "other", tmp_path / "default"
+    for folder, names in ((other, ("a.pt", "b.pt")), (default, ("b.pt", "c.txt"))):
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "mine", ([str(other)], {".pt"}))
+    folder_paths.add_model_folder_path("mine", str(default), is_default=True)
+    assert folder_paths.get_full_path("mine", "b.pt") == str(default / "b.pt")
+    assert folder_paths.get_filename_list("mine") == ["a.pt", "b.pt"]
+
+
+def test_a_request_to_stop_is_heard_before_the_next_node(nodes, tiny, monkeypatch):
+    def execute(cls, seed, extra=0):
+        model_management.interrupt_current_processing()
+        return NodeOutput(seed)
+
+    monkeypatch.setattr(nodes["TinyNumber"], "execute", classmethod(execute))
+    with pytest.raises(InterruptProcessingException):
+        Executor(nodes).run({"1": number(1), "9": show(("1", 0))})
 
 
 def test_cancelling_ends_the_run_and_the_next_one_is_whole(nodes, tiny, folders, picture_prompt):
@@ -271,10 +393,34 @@ def test_packs_that_cannot_be_loaded(tmp_path):
         loader.load_pack(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("node_id", "listed", "message"),
+    [("Mine", "[Node, Node]", "two nodes with the id 'Mine'"), ("KSampler", "[Node]", "is the host's own")],
+)
+def test_ids_that_are_taken_are_refused(tmp_path, node_id, listed, message):
+    (tmp_path / "__init__.py").write_text(
+        f"""
+from comfy_api.latest import ComfyExtension, io
+
+class Node(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="{node_id}")
+
+class Extension(ComfyExtension):
+    async def get_node_list(self):
+        return {listed}
+
+def comfy_entrypoint():
+    return Extension()
+"""
+    )
+    with pytest.raises(PackError, match=message):
+        loader.load_nodes(tmp_path)
+
+
 def test_commands(tmp_path, capsys, picture_prompt, info):
-    saved = tmp_path / "w.json"
-    saved.write_text(json.dumps(picture_prompt()))
-    assert main(["--pack", PACK, "run", str(saved), "--output", str(tmp_path / "out")]) == 0
+    assert main(arguments(tmp_path, picture_prompt())) == 0
     path = capsys.readouterr().out.strip()
     assert path == str(tmp_path / "out" / "tiny" / "a_00001_.png")
     assert main(["--pack", PACK, "convert", path]) == 0
@@ -284,12 +430,45 @@ def test_commands(tmp_path, capsys, picture_prompt, info):
 
 
 def test_texts_are_told_beside_the_paths(tmp_path, capsys):
-    saved = tmp_path / "w.json"
-    saved.write_text(json.dumps({"1": number(4), "9": show(("1", 0))}))
-    assert main(["--pack", PACK, "run", str(saved), "--output", str(tmp_path / "out")]) == 0
+    assert main(arguments(tmp_path, {"1": number(4), "9": show(("1", 0))})) == 0
     told = capsys.readouterr()
     assert "node 9 (TinyShow): 4" in told.err.splitlines()
     assert not told.out
+
+
+def test_why_nodes_were_blocked_is_told(tmp_path, capsys):
+    prompt = {"1": {"class_type": "TinyGate", "inputs": {"number": 3}}, "2": number(1, extra=["1", 0])}
+    assert main(arguments(tmp_path, prompt | {"9": show(("2", 0))})) == 0
+    assert "node 2 (TinyNumber): Execution Blocked: 3 is odd" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seed", "traced"), [(99, False), (98, True)])
+def test_a_trace_is_shown_of_a_nodes_faults_alone(tmp_path, capsys, seed, traced):
+    assert main(arguments(tmp_path, {"1": number(seed), "9": show(("1", 0))})) == 1
+    told = capsys.readouterr().err
+    assert ("Traceback" in told) == traced and "Error: node 1 (TinyNumber): " in told
+
+
+def test_pictures_come_from_the_folder_that_is_named_and_hold_the_editors_workflow(tmp_path, capsys):
+    workflow = {
+        "nodes": [
+            {"id": 1, "type": "LoadImage", "widgets_values": ["unheard_of.png", "image"]},
+            {
+                "id": 2,
+                "type": "SaveImage",
+                "widgets_values": ["a"],
+                "inputs": [{"name": "images", "link": 5}],
+            },
+        ],
+        "links": [[5, 1, 0, 2, 0, "IMAGE"]],
+    }
+    (tmp_path / "mine").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "mine" / "unheard_of.png")
+    assert main(arguments(tmp_path, workflow)) == 1
+    assert "name its folder with --input" in capsys.readouterr().err
+    assert main(arguments(tmp_path, workflow, "--input", str(tmp_path / "mine"))) == 0
+    with Image.open(capsys.readouterr().out.strip()) as picture:
+        assert json.loads(picture.text["workflow"]) == workflow
 
 
 def test_a_converted_workflow_is_ascii_whatever_the_systems_encoding(tmp_path, capsys, picture_prompt):
@@ -305,19 +484,15 @@ def test_a_converted_workflow_is_ascii_whatever_the_systems_encoding(tmp_path, c
 def test_previews_are_saved_beside_the_output(tmp_path, capsys, picture_prompt):
     prompt = picture_prompt()
     prompt["7"] = {"class_type": "PreviewImage", "inputs": {"images": ["6", 0]}}
-    saved = tmp_path / "w.json"
-    saved.write_text(json.dumps(prompt))
     before = signal.getsignal(signal.SIGINT)
-    assert main(["--pack", PACK, "run", str(saved), "--output", str(tmp_path / "out")]) == 0
+    assert main(arguments(tmp_path, prompt)) == 0
     path = Path(capsys.readouterr().out.strip())
     assert path.is_file() and path.parent == tmp_path / "out" / "temp"
     assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_commands_that_fail_say_why_and_leave_no_picture(tmp_path, capsys, picture_prompt):
-    saved = tmp_path / "w.json"
-    saved.write_text(json.dumps(picture_prompt(steps=0, cfg=-1)))
-    assert main(["--pack", PACK, "run", str(saved), "--output", str(tmp_path / "out")]) == 1
+    assert main(arguments(tmp_path, picture_prompt(steps=0, cfg=-1))) == 1
     told = capsys.readouterr().err.strip().splitlines()
     assert [line.startswith("Error: node 5 (KSampler), input ") for line in told] == [True, True]
     assert not (tmp_path / "out").exists()
@@ -342,6 +517,23 @@ def test_a_drive_that_is_not_there_is_named(tmp_path, capsys, monkeypatch, pictu
     assert "pictures cannot be saved in" in capsys.readouterr().err
 
 
+def test_a_chain_of_nodes_that_is_too_long_is_told(tmp_path, capsys):
+    chain = {str(i): number(1, extra=[str(i + 1), 0]) for i in range(3000)}
+    assert main(arguments(tmp_path, chain | {"3000": number(1), "9 shown": show(("0", 0))})) == 1
+    assert "too long for minihost" in capsys.readouterr().err
+
+
+def test_words_that_cannot_be_written_are_an_error(capsys, monkeypatch):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert main(["--pack", PACK, "object-info", "TinyNumber"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("Error: ") and "No space left" in said
+
+
 def test_a_reader_that_leaves_is_no_error():
     process = subprocess.Popen(
         [sys.executable, "-m", "minihost", "--pack", PACK, "object-info"],
@@ -362,9 +554,7 @@ def test_pictures_that_are_no_png_and_group_nodes_are_named(tmp_path, capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to a child alone on Windows")
 def test_ctrl_c_stops_at_the_next_step(tmp_path, picture_prompt):
-    saved = tmp_path / "w.json"
-    saved.write_text(json.dumps(picture_prompt(steps=10000)))
-    command = [sys.executable, "-m", "minihost", "--pack", PACK, "run", str(saved), "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "minihost", *arguments(tmp_path, picture_prompt(steps=10000))]
     root = Path(__file__).parents[2]
     with subprocess.Popen(
         command, cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -379,6 +569,13 @@ def test_ctrl_c_stops_at_the_next_step(tmp_path, picture_prompt):
         assert process.wait() == CANCELLED
     assert "Cancelled." in rest and "Traceback" not in rest
     assert not list(tmp_path.glob("**/*.png"))
+
+
+def test_a_second_ctrl_c_stops_at_once(tiny):
+    with pytest.raises(KeyboardInterrupt), cancel_on_interrupt():
+        signal.raise_signal(signal.SIGINT)
+        assert model_management.processing_interrupted()
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_inputs_may_have_any_name():

@@ -1,6 +1,7 @@
 """Noise levels against the closed form, samplers against exact solutions, guidance and controls."""
 
 import math
+from contextlib import suppress
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 
 from minihost import sampling
 from minihost.errors import MinihostError
-from minihost.guidance import COND, Guider
+from minihost.guidance import COND, UNCOND, Guider
 from minihost.shims import model_management, samplers
 from minihost.shims import sample as comfy_sample
+from minihost.shims.controlnet import ControlBase, StrengthType
 from minihost.shims.model_management import InterruptProcessingException
 from minihost.shims.model_sampling import EPS, V_PREDICTION, ModelSamplingDiscrete
 
@@ -51,10 +53,22 @@ def test_percent_falls_from_the_highest_level_to_nothing(one, other):
     assert LEVELS.percent_to_sigma(1.0) == 0.0
 
 
-def test_normal_schedule_is_even_in_time():
-    expected = closed_form()
-    found = sampling.make_sigmas(LEVELS, "normal", 4).tolist()
-    assert found == pytest.approx([expected[999], expected[666], expected[333], expected[0], 0.0], rel=1e-5)
+def test_percents_are_places_among_the_timesteps():
+    assert LEVELS.percent_to_sigma(0.25) == pytest.approx(float(LEVELS.sigma(torch.tensor(749.25))))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "timesteps"), [("normal", [999, 666, 333, 0]), ("sgm_uniform", [999, 666, 333])]
+)
+def test_schedules_are_even_in_time(scheduler, timesteps):
+    sigmas = closed_form()
+    found = sampling.make_sigmas(LEVELS, scheduler, len(timesteps)).tolist()
+    assert found == pytest.approx([*(sigmas[t] for t in timesteps), 0.0], rel=1e-5)
+
+
+def test_exponential_schedule_is_even_in_the_logarithm():
+    logarithms = sampling.make_sigmas(LEVELS, "exponential", 9)[:-1].log()
+    assert torch.allclose(logarithms.diff(), logarithms.diff().mean().expand(8), rtol=1e-4)
 
 
 def test_karras_schedule_is_even_in_the_seventh_root():
@@ -80,6 +94,9 @@ def test_denoise_takes_the_last_steps_of_a_longer_schedule(scheduler):
     longer = sampling.make_sigmas(LEVELS, scheduler, 20)
     assert torch.equal(sampling.make_sigmas(LEVELS, scheduler, 8, denoise=0.4), longer[-9:])
     assert len(sampling.make_sigmas(LEVELS, scheduler, 8, denoise=0.0)) == 0
+    # The host cuts the longer one's number of steps, here 66.7, to a whole one.
+    longer = sampling.make_sigmas(LEVELS, scheduler, 66)
+    assert torch.equal(sampling.make_sigmas(LEVELS, scheduler, 20, denoise=0.3), longer[-21:])
 
 
 @given(st.integers(0, 2**64 - 1))
@@ -172,6 +189,39 @@ def test_denoise_of_zero_gives_the_latent_back(loaded):
     assert run(*loaded, latent, denoise=0.0) is latent
 
 
+@pytest.mark.parametrize("denoise", [1.0, 0.5])
+def test_what_begins_as_noise_alone_has_the_variance_that_the_network_knows(loaded, denoise):
+    """Together with that of the data, 1, which is not there yet; less noise is laid over a picture."""
+    seen = []
+    run(*loaded, steps=4, denoise=denoise, callback=lambda i, data, x, total: seen.append(x))
+    level = float(sampling.make_sigmas(LEVELS, "normal", 4, denoise)[0])
+    noise = comfy_sample.prepare_noise(torch.zeros(1, 4, 4, 5), 5)
+    assert torch.allclose(seen[0], noise * (math.hypot(1, level) if denoise == 1 else level))
+
+
+@pytest.mark.parametrize("sampler", sampling.SAMPLERS)
+def test_the_sampler_node_samples_as_it_is_told(nodes, loaded, sampler):
+    model, positive, negative = loaded
+    latent = torch.randn(1, 4, 4, 5)
+    given = {
+        "seed": 6,
+        "steps": 4,
+        "cfg": 3.0,
+        "sampler_name": sampler,
+        "scheduler": "karras",
+        "denoise": 0.5,
+    }
+    expected = run(*loaded, latent, **given)
+    given |= {"model": model, "positive": positive, "negative": negative}
+    with torch.inference_mode():
+        (found,) = (
+            nodes["KSampler"].execute(**given, latent_image={"samples": latent, "batch_index": [0]}).args
+        )
+    assert torch.equal(found["samples"], expected) and found["batch_index"] == [0]
+    with pytest.raises(ValueError, match="noise mask"):
+        nodes["KSampler"].execute(**given, latent_image={"samples": latent, "noise_mask": latent})
+
+
 def test_noise_by_the_places_that_latents_come_from():
     latent = torch.zeros(3, 4, 3, 3)
     found = comfy_sample.prepare_noise(latent, 5, [3, 1, 3])
@@ -196,6 +246,15 @@ def test_a_run_in_two_parts_is_the_whole_run(loaded):
         assert comfy_sample.sample(model, noise, latent_image=latent, start_step=3, **given) is latent
     assert not torch.allclose(half, whole, atol=1e-4)
     assert torch.allclose(rest, whole, atol=1e-4)
+
+
+def test_the_last_of_fewer_steps_may_end_without_noise(loaded):
+    given = {"scheduler": "karras", "last_step": 2}
+    levels = sampling.make_sigmas(LEVELS, "karras", 3)[:3]
+    noisy, clean = run(*loaded, **given), run(*loaded, **given, force_full_denoise=True)
+    assert torch.equal(noisy, run(*loaded, sigmas=levels))
+    assert torch.equal(clean, run(*loaded, sigmas=levels * torch.tensor([1.0, 1.0, 0.0])))
+    assert not torch.allclose(noisy, clean, atol=1e-4)
 
 
 def test_the_simple_schedule_is_rounded_as_the_host_rounds():
@@ -292,16 +351,110 @@ def test_entries_act_within_their_range(loaded):
     )
 
 
-@pytest.mark.parametrize("key", ["area", "mask", "hooks"])
-def test_what_would_be_left_out_is_refused(loaded, key):
+def test_where_no_entry_acts_nothing_is_predicted(loaded):
+    model, positive, _ = loaded
+    late = [[positive[0][0], {"start_percent": 0.9}]]
+    assert torch.equal(predict(model, late, 10.0), torch.zeros(1, 4, 4, 5))
+
+
+def test_prompts_may_differ_in_their_length(loaded):
+    model, short, other = loaded
+    long = [[torch.cat([other[0][0]] * 2, dim=1), {}]]
+    expected = (predict(model, short) + predict(model, long)) / 2
+    assert torch.allclose(predict(model, [*short, *long]), expected, atol=1e-5)
+
+
+def test_guidance_leads_from_the_negative_through_the_positive(loaded):
+    guider = Guider(*loaded, 3.0)
+    x, sigma = torch.randn(1, 4, 4, 5), torch.tensor(3.0)
+    with torch.inference_mode(), guider.run(x) as denoise:
+        found = guider.predict(x, sigma, (COND, UNCOND))
+        expected = found[UNCOND] + 3 * (found[COND] - found[UNCOND])
+        assert torch.allclose(denoise(x, sigma), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["area", "mask", "gligen", "hooks", "control_apply_to_uncond", "default"])
+def test_conditioning_that_would_be_left_out_is_refused(loaded, key):
     model, positive, negative = loaded
     with pytest.raises(MinihostError, match=f"'{key}'"):
         run(model, [[positive[0][0], {key: torch.ones(1, 4, 5)}]], negative)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model_function_wrapper",
+        "sampler_cfg_function",
+        "sampler_post_cfg_function",
+        "sampler_pre_cfg_function",
+        "sampler_calc_cond_batch_function",
+        "denoise_mask_function",
+        "context_handler",
+    ],
+)
+def test_patches_of_a_model_that_would_be_left_out_are_refused(loaded, key):
+    model, positive, negative = loaded
     patched = model.clone()
-    patched.model_options["sampler_cfg_function"] = nothing
-    with pytest.raises(MinihostError, match="'sampler_cfg_function'"):
+    patched.model_options[key] = nothing
+    with pytest.raises(MinihostError, match=f"'{key}'"):
         run(patched, positive, negative)
     assert run(model, positive, negative).isfinite().all()
+
+
+def test_hooks_on_a_control_are_refused(nodes, loaded):
+    model, positive, negative = loaded
+    conditioning = controlled(nodes, positive, negative)
+    conditioning[0][0][1]["control"].extra_hooks = object()
+    with pytest.raises(MinihostError, match="hooks on a control"):
+        run(model, *conditioning)
+
+
+@pytest.mark.parametrize("interrupt_at", [-1, 3])
+def test_the_patcher_is_cleaned_up_also_after_a_run_that_was_stopped(nodes, loaded, interrupt_at):
+    model, positive, negative = loaded
+    cleaned = []
+    model.add_callback_with_key("on_cleanup", "mine", cleaned.append)
+    with suppress(InterruptProcessingException):
+        run(model, *controlled(nodes, positive, negative, interrupt_at=interrupt_at))
+    assert cleaned == [model]
+
+
+def test_what_stands_in_for_a_part_of_a_model_is_found_in_its_place(loaded):
+    model = loaded[0]
+    patched = model.clone()
+    patched.add_object_patch("model_sampling", "mine")
+    assert patched.get_model_object("model_sampling") == "mine"
+    assert model.get_model_object("model_sampling") is model.model.model_sampling
+
+
+def outputs(*values):
+    """What a control adds to the output blocks, a number each."""
+    made = [None if value is None else torch.full((1, 1, 1, 1), value) for value in values]
+    return {"input": [], "middle": [], "output": made}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [(StrengthType.CONSTANT, [0.5] * 3), (StrengthType.LINEAR_UP, [0.125, 0.25, 0.5])]
+)
+def test_strength_is_even_or_grows_towards_the_middle(kind, expected):
+    control = ControlBase()
+    control.strength, control.strength_type = 0.5, kind
+    merged = control.control_merge(outputs(1.0, 1.0, 1.0), None, None)["output"]
+    assert [float(one) for one in merged] == expected
+
+
+def test_a_chain_of_controls_is_added_up_each_with_its_own_strength():
+    control = ControlBase()
+    control.strength = 0.5
+    merged = control.control_merge(outputs(2.0, 4.0, None), outputs(8.0, None, 1.0), None)["output"]
+    assert [float(one) for one in merged] == [9.0, 2.0, 1.0]
+
+
+def test_a_tensor_that_several_blocks_share_is_weighed_once():
+    control, (shared,) = ControlBase(), outputs(2.0)["output"]
+    control.strength = 0.5
+    merged = control.control_merge({"output": [shared, shared]}, None, None)["output"]
+    assert [float(one) for one in merged] == [1.0, 1.0]
 
 
 settings.register_profile("minihost", deadline=None, max_examples=50)

@@ -30,6 +30,7 @@ def number(**inputs):
         ({"seed": float("inf")}, "inf is no INT"),
         ({"seed": ["7", 0]}, "linked to node 7, which is not in the workflow"),
         ({"seed": ["5", 1]}, "linked to output 1 of node 5 (TinyMany), which has 1"),
+        ({"seed": ["5", -1]}, "linked to output -1 of node 5 (TinyMany), which has 1"),
         ({"seed": ["5"]}, "is no link"),
     ],
 )

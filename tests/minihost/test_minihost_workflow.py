@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 from PIL import Image, PngImagePlugin
@@ -103,6 +104,18 @@ def test_names_of_files_are_filled_in(info):
     assert re.fullmatch(r"20\d\d-\d\d-\d\d/8_euler_%Other.seed%_%width%", found)
 
 
+def test_dates_in_names_of_files_are_written_as_asked(info, monkeypatch):
+    moment = time.struct_time((2031, 4, 5, 6, 7, 8, 0, 95, 0))
+    monkeypatch.setattr(time, "localtime", lambda *_: moment)
+    found = convert([node(1, "SaveImage", ("%date:yyyy-MM-dd hhmmss yy M d%",))], info)
+    assert found["1"]["inputs"]["filename_prefix"] == "2031-04-05 060708 31 4 5"
+
+
+def test_values_in_names_of_files_make_no_folders(info):
+    nodes = [node(1, "SaveImage", ("%Text.text%",)), node(2, "CLIPTextEncode", ("../a: b?",), title="Text")]
+    assert convert(nodes, info)["1"]["inputs"]["filename_prefix"] == ".._a_ b_"
+
+
 @pytest.mark.parametrize("as_objects", [False, True])
 def test_links_and_autogrow_slots(info, as_objects):
     links = [link(1, 10, 0, 12, 0), link(2, 11, 0, 12, 2)]
@@ -177,6 +190,16 @@ def test_a_bypassed_node_hands_on_the_input_of_each_outputs_type(info):
     inputs = convert(nodes, info, links)["4"]["inputs"]
     # Output 1 has an input of its type beside it; output 0 has not and takes the first of its type.
     assert (inputs["positive"], inputs["negative"]) == (["2", 0], ["2", 0])
+
+
+def test_a_bypassed_node_hands_on_an_input_of_any_type(info):
+    nodes = [
+        node(1, "TinyNumber"),
+        node(2, "Somebodys", (), [("any", "*", 1)], mode=4),
+        node(3, "TinyShow", (), [("value", "INT", 2)]),
+    ]
+    found = convert(nodes, info, [link(1, 1, 0, 2, 0), link(2, 2, 0, 3, 0)])
+    assert found["3"]["inputs"] == {"value": ["1", 0]}
 
 
 def test_titles_are_kept_and_nodes_come_in_execution_order(info):

@@ -220,6 +220,8 @@ class TinyNumber(io.ComfyNode):
         runs.append(f"TinyNumber {seed}")
         if seed == 99:
             raise ValueError("ninety-nine is too many")
+        if seed == 98:
+            raise KeyError("a fault of the node itself")
         return io.NodeOutput(seed + extra)
 
 
@@ -260,6 +262,23 @@ class TinyMany(io.ComfyNode):
     @classmethod
     def execute(cls, count):
         return io.NodeOutput(list(range(count)))
+
+
+class TinyTotal(io.ComfyNode):
+    """Takes all items of a list at once."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TinyTotal",
+            inputs=[io.Int.Input("numbers")],
+            outputs=[io.Int.Output("total")],
+            is_input_list=True,
+        )
+
+    @classmethod
+    def execute(cls, numbers):
+        return io.NodeOutput(sum(numbers))
 
 
 class TinyGate(io.ComfyNode):
@@ -322,4 +341,7 @@ class TinyCheck(io.ComfyNode):
 
 
 folder_paths.add_model_folder_path("tiny", __file__.rsplit("/", 1)[0])
-NODES = [TinyLoad, TinyApply, TinySum, TinyNumber, TinyChoice, TinyMany, TinyGate, TinyShow, TinyCheck]
+NODES = [
+    *(TinyLoad, TinyApply, TinySum, TinyNumber, TinyChoice, TinyMany, TinyTotal, TinyGate, TinyShow),
+    TinyCheck,
+]
