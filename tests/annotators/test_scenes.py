@@ -26,9 +26,10 @@ def scenes():
 
 @pytest.mark.parametrize("name", FOUND)
 def test_outlines_are_found_and_little_else(scenes, name):
-    precision, recall, _ = accuracy.edges(name, scenes)
+    precision, recall, f1 = accuracy.edges(name, scenes)
     least = FOUND[name]
     assert precision >= least[0] and recall >= least[1]
+    assert f1 == pytest.approx(2 / (1 / precision + 1 / recall))
 
 
 def test_normals_are_those_of_the_depth(scenes):

@@ -6,16 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.claims.__main__ import main
 from benchmarks.claims.bootstrap import interval
-from benchmarks.claims.convergence import jumps
+from benchmarks.claims.cells import Store
+from benchmarks.claims.convergence import jumps, steepest
 from benchmarks.claims.lab import Budget, Lab
 from benchmarks.claims.pairs import Pairs
-from benchmarks.claims.report import kernel_distances
+from benchmarks.claims.report import data, found, kernel_distances
 from benchmarks.claims.trained import arms
+from demo.scenes import draw_scene
+from demo.train import HINTS
 
 TINY = Budget(
     scenes=1,
@@ -55,6 +59,37 @@ def test_nine_of_ten_intervals_hold_the_truth():
     random = np.random.default_rng(0)
     found = [interval(random.normal(size=(1, 24)), seed) for seed in range(200)]
     assert 0.88 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.98
+
+
+def test_nineteen_of_twenty_resampled_means_are_between_the_bounds():
+    low, high = interval(np.random.default_rng(0).normal(size=(1, 1000)))[1:]
+    assert (high - low) / 2 == pytest.approx(1.96 / 1000**0.5, rel=0.06)
+
+
+def test_both_seeds_and_pictures_are_resampled():
+    assert interval([[0.0, 1.0] * 20] * 3).high > 0.55
+    assert interval([[0.0] * 20, [1.0] * 20] * 3).high > 0.55
+
+
+def test_figures_are_kept_to_four_digits_and_measured_again_under_other_settings(tmp_path):
+    store = Store(tmp_path / "claims.json", tmp_path)
+    assert store.get("zero-0", {"n": 1}, lambda: {"one": 1.23456, "rows": [0.000123456]})
+    assert store.cells()["zero-0"]["found"] == {"one": 1.235, "rows": [0.0001235]}
+    assert not store.get("zero-0", {"n": 1}, dict)
+    assert store.get("zero-0", {"n": 2}, lambda: {"one": 2.0})
+
+
+def test_seeds_come_in_the_order_of_their_numbers():
+    cells = {f"lite-{seed}": {"found": {"seed": seed}} for seed in (10, 2, 1)}
+    assert [one["seed"] for one in found(cells, "lite")] == [1, 2, 10]
+
+
+def test_the_loss_without_control_is_that_of_the_beginning():
+    final = {"depth": [0.5, 0.5], "pose": [0.1, 0.2], "features": [[0.0, 1.0], [1.0, 0.0]]}
+    bare = {"base": final, "ceiling": final, "true": [[0.0, 1.0], [1.0, 0.0], [0.5, 0.2]]}
+    trained = {"final": final, "curve": [{"loss": [0.9, 0.8]}, {"loss": [0.2, 0.1]}]}
+    rows = data({"bare": {"found": bare}, "data-2-0": {"found": trained}}, Budget(pairs=(2,)))
+    assert rows["no control"]["loss"] == [[0.9, 0.8]] and rows["2 pairs"]["loss"] == [[0.2, 0.1]]
 
 
 def test_zero_convolutions_are_as_the_paper_says_and_measured_once(tmp_path, capsys):
@@ -113,6 +148,17 @@ def test_every_pair_is_seen_once_in_an_epoch(tmp_path):
         assert pairs.picked(0, rows, seed=1) != pairs.picked(count // rows, rows, seed=1)
 
 
+def test_a_pair_is_a_scene_with_its_own_depth_and_caption(tmp_path):
+    lab = Lab(TINY, tmp_path)
+    batch = Pairs(lab, 4).batch(0, 4, seed=1, drop=0.0)
+    scenes = [draw_scene(int(name.removeprefix("scene ")), TINY.size) for name in batch.names]
+    assert len({scene.caption for scene in scenes}) == 4
+    for row, scene in enumerate(scenes):
+        assert torch.equal(batch.hints[row, 0], torch.from_numpy(HINTS["depth"](scene)[..., 0]))
+    assert torch.allclose(batch.latents, lab.latents(scenes), atol=1e-4)
+    assert torch.equal(batch.context, lab.context([scene.caption for scene in scenes]))
+
+
 def test_trainings_that_compare_amounts_of_data_see_all_of_it(tmp_path):
     budget = Budget()
     lab, most = Lab(budget, tmp_path), max(budget.pairs)
@@ -120,6 +166,11 @@ def test_trainings_that_compare_amounts_of_data_see_all_of_it(tmp_path):
     pairs = Pairs(lab, most)
     seen = {n for i in range(plan.steps) for n in pairs.picked(i, plan.batch, seed=0)}
     assert seen == set(range(most))
+
+
+def test_the_steepest_stretch_has_a_share_of_the_rise_and_an_end():
+    share, end = steepest(np.array([0.0, 0.1, 0.9, 1.0]))
+    assert share == pytest.approx(0.8) and end == 2
 
 
 def test_a_jump_is_told_from_a_slope():

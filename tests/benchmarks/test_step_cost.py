@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.economy import shares
-from benchmarks.measure import check_memory, figures
+from benchmarks import __main__ as benchmark
+from benchmarks import measure
+from benchmarks.economy import COMPUTED, Clocked, alike, phases, shares
+from benchmarks.measure import check_memory, figures, number_of_networks, peak_bytes, stepping
 from benchmarks.report import summary, table
-from benchmarks.weights import BASES
+from benchmarks.weights import BASES, bytes_of, even_timesteps
 from cnet_core.control.reuse import ECONOMIES
+from cnet_core.networks.controlnet import ControlNet
+from cnet_core.networks.unet import UNet
 from minihost import shims
 
 REPO = Path(__file__).resolve().parents[2]
@@ -36,7 +40,7 @@ def test_runs_without_comfyui(tmp_path):
     """Ours in minihost, beside diffusers where it is installed."""
     result = tmp_path / "figures.json"
     command = [sys.executable, "-m", "benchmarks", "--comfyui", "none", "--base", "tiny", "--size", "64"]
-    command += ["--rounds", "1", "--steps", "1", "--controls", "0,3", "--networks", "2", "--threads", "1"]
+    command += ["--rounds", "1", "--steps", "1", "--controls", "3", "--networks", "2", "--threads", "1"]
     command += ["--json", str(result)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run(command, check=False, cwd=REPO, capture_output=True, text=True, env=environment)
@@ -56,6 +60,7 @@ def test_runs_without_comfyui(tmp_path):
     assert report["seconds_per_step"].keys() == report["peak_bytes"].keys() == {"ours", *peers}
     assert report["seconds_per_step"]["ours, merged"].keys() == {"3"}
     assert_all_agree(report, peers)
+    # The bare step is measured, asked for or not.
     peaks = report["peak_bytes"]["ours"]
     assert 0 < peaks["0"] < peaks["3"]
     # Two networks' files, mapped, beside what a step takes.
@@ -98,6 +103,7 @@ def test_figures_of_economised_controls():
     two = {"first": 9.0, "computed": 7.2, "predicted": 4.4}
     exact, built_in = {"first": 8.6, "computed": 7.0}, {"first": 9.8, "computed": 8.0}
     economy = {"phases": {"0": [bare], "2": [two]}, "exact": {"2": [exact]}, "built_in": {"2": [built_in]}}
+    economy["peak_bytes"] = {"0": 1_000_000, "2": 2_500_000}
     (found,) = shares(economy).values()
     expected = {"computed": 0.4, "predicted": 0.05}
     expected["exact"] = (0.45 + 29 * 0.375) / 30
@@ -106,6 +112,60 @@ def test_figures_of_economised_controls():
         computed = len(ECONOMIES[name].plan([i / 30 for i in range(30)]))
         expected[name] = (0.5 + (computed - 1) * 0.4 + (30 - computed) * 0.05) / 30
     assert found == pytest.approx(expected)
+    assert "| peak memory in MB | 2.5 |" in table(summary(raw_figures() | {"economy": economy}))
+
+
+def test_steps_of_a_run_are_told_apart_by_their_kind():
+    """Of five steps 0, 2 and 3 are computed, and the last is predicted from all that is kept."""
+    assert set(COMPUTED) == {0, 2, 3}
+    assert phases([9.0, 1.0, 4.0, 6.0, 2.0]) == {"first": 9.0, "computed": 5.0, "predicted": 2.0}
+    assert alike([9.0, 4.0, 6.0]) == {"first": 9.0, "computed": 5.0}
+
+
+def test_a_step_lasts_from_the_end_of_the_one_before():
+    clock = Clocked(iter([1.0, 3.0, 4.0, 8.0]).__next__)
+    for _ in range(3):
+        clock()
+    assert clock.seconds == [2.0, 1.0, 4.0]
+
+
+def test_seconds_are_those_of_one_step_and_another_begins_in_each_round(monkeypatch):
+    order, now = [], [0.0]
+
+    class Implementation:
+        def __init__(self, name, cost):
+            self.name, self.cost = name, cost
+
+        def sample(self, count, timesteps):
+            order.append(self.name)
+            now[0] += self.cost * len(timesteps)
+
+    monkeypatch.setitem(measure.CLOCKS, "counted", lambda: now[0])
+    settings = {"controls": [1], "steps": 4, "rounds": 2, "clock": "counted"}
+    both = {"ours": Implementation("ours", 2.0), "built-in": Implementation("built-in", 3.0)}
+    assert stepping(both, settings) == {"ours": {"1": [2.0, 2.0]}, "built-in": {"1": [3.0, 3.0]}}
+    assert order == ["ours", "built-in", "built-in", "ours"]
+
+
+def test_timesteps_of_a_run_are_even():
+    assert even_timesteps(4) == [800, 600, 400, 200]
+
+
+def test_the_peak_is_the_most_at_once():
+    def run():
+        for _ in range(3):
+            torch.empty(1 << 20, dtype=torch.uint8)
+
+    assert 1 << 20 <= peak_bytes(run) < 2 << 20
+
+
+@pytest.mark.parametrize(
+    ("base", "asked", "made"), [("sd15", None, 3), ("sdxl", None, 1), ("sdxl", 2, 2), ("sdxl", 9, 3)]
+)
+def test_at_sdxls_size_all_controls_share_one_network_unless_asked(base, asked, made):
+    settings = {"base": base, "controls": [0, 3], "networks": asked, "measures": ["steps"]}
+    assert number_of_networks(settings) == made
+    assert number_of_networks({**settings, "measures": ["load"]}) == 1
 
 
 def assert_all_agree(report: dict, peers: set[str]) -> None:
@@ -120,6 +180,15 @@ def assert_all_agree(report: dict, peers: set[str]) -> None:
 def test_what_does_not_fit_into_memory_is_not_begun():
     with pytest.raises(SystemExit, match="fewer --networks"):
         check_memory(BASES["sdxl"], 10_000, torch.float32)
+
+
+def test_every_network_needs_its_own_memory(monkeypatch):
+    config = BASES["sd15"]
+    unet, network = (bytes_of(kind(config, device="meta"), torch.float32) for kind in (UNet, ControlNet))
+    monkeypatch.setattr(measure, "available_bytes", lambda: measure.HEADROOM + unet + 4 * network)
+    check_memory(config, 4, torch.float32)
+    with pytest.raises(SystemExit, match="fewer --networks"):
+        check_memory(config, 5, torch.float32)
 
 
 def raw_figures() -> dict:
@@ -170,6 +239,19 @@ def test_figures_of_steps():
     assert "peak memory" not in shown and "seconds to load" not in shown
 
 
+def test_the_heading_names_the_gpu_where_there_is_one():
+    raw = raw_figures()
+    assert table(summary(raw)).startswith("sd15, a cpu; cores 2")
+    raw["machine"]["gpu"] = "a gpu"
+    assert table(summary(raw)).startswith("sd15, a gpu; cores 2")
+
+
+def test_networks_one_for_each_control_are_not_said_to_be_shared():
+    raw = raw_figures()
+    raw["settings"]["networks"] = 2
+    assert "the controls share" not in table(summary(raw))
+
+
 def test_figures_of_memory_and_loading():
     raw = raw_figures() | {
         "peak_bytes": {
@@ -193,6 +275,13 @@ def test_figures_of_memory_and_loading():
     assert "| built-in | 4.000 | 5.000 | 2000.0 |" in shown
     assert "1.45 GB" in shown
     assert "seconds per step" not in shown
+
+
+def test_a_measuring_process_that_fails_is_named(monkeypatch, tmp_path):
+    """Here because Python does not find its own library."""
+    monkeypatch.setenv("PYTHONHOME", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"The measuring process, .* failed"):
+        benchmark.measure(sys.executable, {})
 
 
 @pytest.mark.parametrize(

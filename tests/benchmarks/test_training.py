@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -28,7 +29,13 @@ def test_ours_the_scripts_and_the_bare_step(precision, close):
     # The script holds its encoders too, and the bare UNet moments of all its own weights.
     assert held["ours"] < held["diffusers"] and held["ours"] < held["bare UNet"]
     assert json.loads(json.dumps(report)) == report
-    assert all(f"| {name} |" in table(report) for name in names)
+    totals = {name: sum(own.values()) for name, own in report["memory_bytes"].items()}
+    for name, seconds in report["seconds"].items():
+        assert f"| {name} | {median(seconds):.3f} |" in table(report)
+        if name != "ours":
+            ratios = [a / b for a, b in zip(report["seconds"]["ours"], seconds, strict=True)]
+            assert report["seconds_ratio"][name]["median"] == pytest.approx(median(ratios))
+            assert report["memory_ratio"][name] == pytest.approx(totals["ours"] / totals[name])
 
 
 @pytest.mark.parametrize(
