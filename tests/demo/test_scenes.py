@@ -14,6 +14,7 @@ from cnet_core.training.validate import validate
 from demo import pairs
 from demo import skeleton as sk
 from demo.scenes import HAZE, PALETTE, VOCABULARY, draw_scene, scene_batch
+from demo.train import FIRST_TRAINING_SEED
 
 SEEDS = st.integers(0, 2**31 - 1)
 ARRAYS = ("image", "pose", "depth", "edges", "keypoints", "figure_mask")
@@ -148,12 +149,25 @@ def test_skeleton_uses_the_standard_colours_and_skips_unseen_joints():
     assert not drawing[:60].any()
 
 
-@pytest.mark.parametrize("thickness", [1, 3, 7])
-def test_skeleton_lines_have_the_asked_width(thickness):
+@pytest.mark.parametrize(("thickness", "width"), [(1, 1), (3, 3), (7, 7), (None, 192 / 60)])
+def test_skeleton_lines_have_the_asked_width_or_a_sixtieth_of_the_picture(thickness, width):
     points = np.zeros((1, 18, 3), np.float32)
     points[0, sk.NECK], points[0, sk.R_SHOULDER] = (20, 100, 1), (170, 100, 1)
-    drawing = sk.draw_skeleton(points, 192, 192, thickness)
-    assert drawing[:, 95, 0].sum() / 153 == pytest.approx(thickness, abs=0.1)
+    drawing = sk.draw_skeleton(points, 192, 240, thickness)
+    assert drawing[:, 95, 0].sum() / 153 == pytest.approx(width, abs=0.1)
+
+
+def test_limbs_are_a_tree_from_the_neck():
+    ends = {end for _, end in sk.LIMBS}
+    assert len(sk.LIMBS) == 17 and ends == set(range(18)) - {sk.NECK}
+    assert all(start == sk.NECK or start in ends for start, _ in sk.LIMBS)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_figure_that_faces_us_has_its_right_on_the_left(seed):
+    """Mirrored or not."""
+    pose = sk.random_pose(np.random.default_rng(seed), calm=True)
+    assert pose[sk.R_SHOULDER, 0] < pose[sk.L_SHOULDER, 0] and pose[sk.R_HIP, 0] < pose[sk.L_HIP, 0]
 
 
 def test_pairs_to_practise_on_are_sound_training_data(tmp_path):
@@ -162,6 +176,13 @@ def test_pairs_to_practise_on_are_sound_training_data(tmp_path):
     assert len(sound.pairs) == 3 and not report.fatal
     words = " ".join(pair.caption.replace(",", "") for pair in sound.pairs).split()
     assert set(words) <= set(VOCABULARY)
+
+
+def test_pairs_to_practise_on_are_of_no_scene_that_is_trained_or_measured_on(tmp_path):
+    pairs.write(tmp_path, 2)
+    captions = [path.read_text().strip() for path in sorted((tmp_path / "captions").iterdir())]
+    assert captions == [draw_scene(pairs.FIRST_SEED + number, 64).caption for number in range(2)]
+    assert pairs.FIRST_SEED > FIRST_TRAINING_SEED + 10**8
 
 
 def test_pairs_go_into_a_new_folder_only(tmp_path, monkeypatch, capsys):
