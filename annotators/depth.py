@@ -40,8 +40,9 @@ def _without_steps(depth: np.ndarray, error: float) -> np.ndarray:
     By twice the self-guided filter (K. He, J. Sun, X. Tang 2010), which smooths what varies by less than two
     steps within its window and leaves edges as they are.
     """
-    steps = np.rint(depth * 255)
-    if np.abs(depth * 255 - steps).max() > error:
+    scaled = depth * 255
+    steps = np.rint(scaled)
+    if np.abs(scaled - steps).max() > error:
         return depth
     depth = steps / 255
     side = 2 * max(1, min(depth.shape) // 64) + 1

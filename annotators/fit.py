@@ -61,8 +61,7 @@ def place(source: Size, size: Size, mode: Mode = "crop") -> Placement:
         if math.prod(scaled) > max(_MOST_PIXELS, math.prod(source)):
             raise ParameterError(
                 f"a picture of {source[1]} x {source[0]} covers {size[1]} x {size[0]} only when it is scaled "
-                f"to {scaled[1]} x {scaled[0]}, most of which is cut away: crop it first, or set the resize "
-                "mode to fill or stretch."
+                f"to {scaled[1]} x {scaled[0]}: crop it first, or set the resize mode to fill."
             )
     else:
         scale = min(ratios)

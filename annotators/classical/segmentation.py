@@ -42,8 +42,9 @@ def _nearest(picture: np.ndarray) -> np.ndarray:
     rgb = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.float32)
     palette = np.array([*ade20k.PALETTE, (0, 0, 0)], np.float32)
     # Squared distances, less what is the same for all colours of the palette; of a photo in pieces.
+    squares = (palette**2).sum(-1)
     pieces = np.split(rgb, range(_AT_ONCE, len(rgb), _AT_ONCE))
-    classes = np.concatenate([((palette**2).sum(-1) - 2 * piece @ palette.T).argmin(-1) for piece in pieces])
+    classes = np.concatenate([(squares - 2 * piece @ palette.T).argmin(-1) for piece in pieces])
     classes[classes == len(ade20k.PALETTE)] = -1
     return classes[place].reshape(picture.shape[:2])
 

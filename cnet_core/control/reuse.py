@@ -237,18 +237,14 @@ class Kept:
             values = values.to(precision, copy=True).sub_(origin)
         return torch.linalg.vector_norm(values.unflatten(1, (-1, self.block)), dim=-1, dtype=precision)
 
-    @cached_property
-    def starts(self) -> list[int]:
-        """For each residual its first block."""
-        return [end // self.block for end in accumulate(self.sizes[:-1], initial=0)]
-
     def squares(self, *lengths: Tensor) -> np.ndarray:
         """Of lengths [n,B] of blocks the squared lengths of the residuals, [len(lengths),n,R] in fp64.
 
         By blocks, because a GPU takes longer to begin on each residual by itself than to reduce them all.
         """
         blocks = torch.stack(lengths).cpu().numpy().astype(np.float64)
-        return np.add.reduceat(blocks**2, self.starts, axis=-1)
+        starts = [end // self.block for end in accumulate(self.sizes[:-1], initial=0)]
+        return np.add.reduceat(blocks**2, starts, axis=-1)
 
     def residuals(self, values: Tensor | None = None) -> list[Tensor | None]:
         """Views of the residuals, or of others that are laid out alike, [n,N] as [n,...]."""

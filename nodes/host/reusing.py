@@ -47,7 +47,7 @@ class Past:
         speaking = [i for i, row in enumerate(rows) if row]
         if not speaking or (new is not None and set(speaking) <= set(new.rows)):
             return new
-        if any(due[i] for i in speaking if new is None or i not in new.rows):
+        if new is None and any(due):
             # A host's control had nothing to say.
             return None
         residuals = self.memory.said([names[i] for i in speaking], position)
